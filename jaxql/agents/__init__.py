@@ -1,0 +1,46 @@
+"""The agents by name. A new one is one file and one line here."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxql.agents import dqn, iteration, q_learning
+from jaxql.agents.base import check
+from jaxql.errors import UserError, nearest
+
+
+class Entry(NamedTuple):
+    """An agent that can be named: its settings, and how they become functions."""
+
+    config: type  # a frozen dataclass that extends RunConfig
+    make: Callable  # (config, spec, network=None) -> Agent
+    presets: dict[str, dict[str, Any]]  # settings by the name of the preset
+    tuned: dict[str, dict[str, Any]]  # settings by env id: the defaults there
+
+
+REGISTRY = {
+    "value-iteration": Entry(iteration.Config, iteration.make_value_iteration, iteration.PRESETS, iteration.TUNED),
+    "q-iteration": Entry(iteration.Config, iteration.make_q_iteration, iteration.PRESETS, iteration.TUNED),
+    "q-learning": Entry(q_learning.Config, q_learning.make, q_learning.PRESETS, q_learning.TUNED),
+    "dqn": Entry(dqn.Config, dqn.make, dqn.PRESETS, dqn.TUNED),
+}
+
+
+def entry_of(name: str) -> Entry:
+    """The entry called `name`, or one line with the nearest name."""
+    if name not in REGISTRY:
+        raise UserError(f'no agent "{name}"{nearest(name, REGISTRY)}; there are {", ".join(REGISTRY)}')
+    return REGISTRY[name]
+
+
+def settings(entry: Entry, env_id: str, preset: str | None = None, **changes) -> Any:
+    """The checked settings of an agent on an env: tuned for the pair or a preset's, then changed as asked."""
+    if preset is not None and preset not in entry.presets:
+        raise UserError(f'no preset "{preset}"{nearest(preset, entry.presets)}; there are {list(entry.presets)}')
+    names = {field for field in entry.config.__dataclass_fields__}
+    for name in changes:
+        if name not in names:
+            raise UserError(f'no setting "{name}"{nearest(name, names)}; there are {", ".join(sorted(names))}')
+    start = entry.presets[preset] if preset else entry.tuned.get(env_id, {})
+    config = entry.config(**start | changes)
+    check(config)
+    return config

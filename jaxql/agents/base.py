@@ -1,0 +1,147 @@
+"""What agents share: their state, their settings' common part, and epsilon-greedy behaviour."""
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql import explore
+from jaxql.errors import UserError
+from jaxql.types import Array, Step
+
+INIT, ACT, LEARN = range(3)  # what a key is for
+
+
+def within(default, low, high=math.inf):
+    """A setting whose value must lie in [low, high]; `check` sees to it."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The settings of a run that every agent has."""
+
+    steps: int = within(50_000, 1)  # env steps after which the run ends, solved or not
+    num_envs: int = within(1, 1)  # environments that step together
+    ticks: int = within(1, 1)  # steps of every environment a round
+    updates: int = within(1, 1)  # updates a round
+    warmup_steps: int = within(0, 0)  # env steps before the first update
+    log_every: int = within(1_000, 1)  # env steps between rows of metrics.csv
+    test_every: int = within(5_000, 1)  # env steps between tests
+    test_from: float = -math.inf  # tests begin when the mean return of the last 10 training episodes first passes it
+    test_episodes: int = within(20, 1)  # full episodes of a test, each in an environment of its own, epsilon 0
+    solved_at: float = math.inf  # the return that counts as solved
+    solved_by: typing.Literal["test", "training"] = "test"  # the mean of a test, or of the last 100 training episodes
+    solved_strictly: bool = False  # the mean must exceed solved_at, not only reach it
+    stop_when_solved: bool = True  # end the run there
+    discount: float = within(0.99, 0, 1)  # gamma
+    life_loss: bool = False  # Atari: a lost life is a termination for the learner, though the game goes on
+
+
+class Hyper(NamedTuple):
+    """Numbers that may differ between vmapped agents: read from the state, never from a closure."""
+
+    learning_rate: Array = 0.0
+    discount: Array = 0.99
+    epsilon: Array = 0.0  # where exploration ends, having begun at 1
+    exploration_steps: Array = 1.0  # of the env: real rows, not ticks
+    target_period_updates: Array = 1
+
+
+class State(NamedTuple):
+    """All that changes in an agent; a field it has no use for is ()."""
+
+    params: Any
+    target: Any
+    opt_state: Any
+    data: Any  # what it learns from: a ring, counts, or the last Step
+    ticks: Array
+    env_steps: Array  # real rows observed
+    updates: Array
+    hyper: Any
+    key: Array
+
+
+def hyper_of(config) -> Hyper:
+    """The Hyper that the settings of a run ask for."""
+    return Hyper(**{name: getattr(config, name) for name in Hyper._fields if hasattr(config, name)})
+
+
+def address(key, purpose: int, counter=0):
+    """Keys are addresses: the same purpose and counter draw the same numbers, whoever asks and in whatever order."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), counter)
+
+
+def new_state(key, hyper, *, params, data, target=(), opt_state=()) -> State:
+    """A state at step 0. It copies all it is given: a donated state shares no buffer with its caller or itself."""
+    state = State(
+        params=params,
+        target=target,
+        opt_state=opt_state,
+        data=data,
+        ticks=np.int32(0),
+        env_steps=np.int32(0),
+        updates=np.int32(0),
+        hyper=jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), hyper),
+        key=key,
+    )
+    return jax.tree.map(lambda x: jnp.copy(jnp.asarray(x)), state)
+
+
+def after(state: State, step: Step, data) -> State:
+    """The state after one tick, with what was learned from stored in `data`."""
+    env_steps = state.env_steps + jnp.sum(step.real, dtype=jnp.int32)
+    return state._replace(data=data, ticks=state.ticks + 1, env_steps=env_steps)
+
+
+def epsilon_of(state: State) -> Array:
+    """The exploration rate at this point of the run."""
+    return explore.linear_epsilon(state.env_steps, state.hyper.epsilon, state.hyper.exploration_steps)
+
+
+def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:
+    """(act, policy) of an agent whose action values are q(params, obs) [B, A]."""
+
+    def policy(params, obs, memory, key, epsilon=0.0):
+        return explore.epsilon_greedy(key, q(params, obs), epsilon), memory
+
+    def act(state: State, obs):
+        action, memory = policy(state.params, obs, (), address(state.key, ACT, state.ticks), epsilon_of(state))
+        return action, memory
+
+    return act, policy
+
+
+def check(config) -> None:
+    """Refuses settings of the wrong type or out of range, with one line that names the setting.
+
+    >>> check(RunConfig(discount=1.5))
+    Traceback (most recent call last):
+    jaxql.errors.UserError: discount is 1.5; it must be at least 0 and at most 1
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):
+        value, kind = getattr(config, field.name), hints[field.name]
+        if typing.get_origin(kind) is typing.Literal:
+            if value not in typing.get_args(kind):
+                raise UserError(f"{field.name} is {value!r}; it must be one of {', '.join(typing.get_args(kind))}")
+        elif kind in (int, float):
+            _check_number(field, value, kind)
+        elif isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and not isinstance(value, kind):
+            raise UserError(f"{field.name} is {value!r}; it must be a {kind.__name__}")
+
+
+def _check_number(field, value, kind):
+    low, high = field.metadata.get("range", (-math.inf, math.inf))
+    right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+    if not right or math.isnan(value) or ("range" in field.metadata and math.isinf(value)):
+        raise UserError(f"{field.name} is {value!r}; it must be a {'whole' if kind is int else 'finite'} number")
+    if not low <= value <= high:
+        bound = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
+        raise UserError(f"{field.name} is {value}; it must be {bound}")

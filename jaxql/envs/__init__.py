@@ -1,0 +1,84 @@
+"""Worlds: Gymnasium and Atari vector envs for the host, and worlds that are JAX programs themselves."""
+
+import re
+
+from jaxql.errors import UserError, nearest
+
+
+def make(
+    env,
+    num_envs: int,
+    *,
+    seed: int = 0,
+    purpose: str = "train",
+    env_args: dict | None = None,
+    render: bool = False,
+    life_loss: bool = False,
+    first_world: int = 0,
+    **atari_settings,
+):
+    """B worlds of a Gymnasium or Atari env, as a `jaxql.envs.host.HostEnv`.
+
+    Args:
+      env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`), a function () -> gymnasium.Env,
+        or a gymnasium.vector.VectorEnv in NEXT_STEP mode that accepts options={"reset_mask": ...}.
+      num_envs: B, the number of worlds.
+      seed, purpose: every episode has the seed `episode_seed(seed, purpose, world, episode)`.
+      env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`.
+      render: frames for `render()`.
+      life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
+      first_world: global number of the first world, where several processes share a batch.
+
+    Raises:
+      UserError: one line, for an unknown id, a space that is not supported, a wrong setting.
+
+    >>> worlds = make("CartPole-v1", 2)
+    >>> worlds.reset().shape, worlds.spec.num_actions
+    ((2, 4), 2)
+    >>> _, (obs, reward, terminated, truncated, real) = worlds.step((), [0, 1])
+    >>> reward.tolist(), real.tolist()
+    ([1.0, 1.0], [True, True])
+    """
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
+        raise UserError(f"num_envs={num_envs!r}: the number of worlds is a whole number, 1 or greater")
+    seeding = dict(seed=seed, purpose=purpose, first_world=first_world)
+    settings = {**(env_args or {}), **atari_settings}
+    if _is_atari(env):
+        return _atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **seeding)
+    if atari_settings or life_loss:
+        names = ", ".join([*atari_settings, *["life_loss"] * life_loss])
+        raise UserError(f"{env}: {names} is for Atari games only; arguments of other envs go into env_args")
+    from jaxql.envs import classic
+
+    return classic.host_env(env, num_envs, env_args=env_args or {}, render=render, **seeding)
+
+
+def _atari(id, num_envs, **options):
+    from jaxql.envs import atari
+
+    if id not in atari.games():
+        raise UserError(atari.legacy_hint(id) or f"{id}: there is no such game{nearest(id, atari.games())}")
+    return atari.AtariEnv(id, num_envs, **options)
+
+
+def identify(env) -> tuple[str, list[str]]:
+    """(id, notes) of what `make` accepts: the id that is run, and lines for the person who asked for another version.
+
+    >>> identify("PongNoFrameskip-v4")
+    ('PongNoFrameskip-v4', [])
+    """
+    from jaxql.envs import classic
+
+    if isinstance(env, str):
+        return (env, []) if _is_atari(env) else classic.current_id(env)
+    if isinstance(env, classic.VectorEnv):
+        return classic.name_of(env), []
+    if not callable(env):
+        raise UserError(f"env={env!r}: it is an id, a function () -> gymnasium.Env, or a gymnasium.vector.VectorEnv")
+    probe = env()
+    probe.close()
+    return classic.name_of(probe), []
+
+
+def _is_atari(env) -> bool:
+    return isinstance(env, str) and re.match(r"ALE/|.*NoFrameskip-v\d+$", env) is not None

@@ -1,0 +1,123 @@
+"""Gymnasium ids, functions and vector envs as `HostEnv`s."""
+
+import importlib
+import re
+import warnings
+
+import gymnasium
+import numpy as np
+from gymnasium.envs.registration import find_highest_version, get_env_id, parse_env_id
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+
+from jaxql.envs.host import HostEnv, check_mode
+from jaxql.errors import UserError, nearest
+
+
+def host_env(env, num_envs: int, *, env_args: dict, render: bool, **seeding) -> HostEnv:
+    """See `jaxql.envs.make`."""
+    if isinstance(env, str):
+        id, notes = current_id(env)
+        vector = _make_by_id(id, num_envs, env_args, render, notes)
+    elif env_args:
+        raise UserError(f"env_args {sorted(env_args)} are for ids; a function or a vector env brings its own")
+    elif isinstance(env, VectorEnv):
+        id, notes, vector = name_of(env), [], env
+        _check_given(vector, id, num_envs)
+    elif callable(env):
+        vector, notes = SyncVectorEnv([env] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP), []
+        id = name_of(vector.envs[0])
+    else:
+        raise UserError(f"env={env!r}: it is an id, a function () -> gymnasium.Env, or a gymnasium.vector.VectorEnv")
+    if render and getattr(vector, "render_mode", None) != "rgb_array":
+        raise UserError(f'{id}: render=True needs an env of render_mode="rgb_array", not {vector.render_mode!r}')
+    return HostEnv(vector, id, notes=notes, **seeding)
+
+
+def name_of(env) -> str:
+    """The id of an env, or else the name of its class."""
+    base = getattr(env.unwrapped, "envs", [env])[0].unwrapped
+    return base.spec.id if base.spec else type(base).__name__
+
+
+def current_id(id: str) -> tuple[str, list[str]]:
+    """(id, notes): the id, or the version that Gymnasium has put in its place and a line that says so.
+
+    Raises:
+      UserError: one line with the nearest id, if there is none.
+
+    >>> current_id("FrozenLake-v0")
+    ('FrozenLake-v1', ['FrozenLake-v0 is no longer in Gymnasium: running FrozenLake-v1'])
+    """
+    module, _, name = id.rpartition(":")
+    try:
+        if module:
+            importlib.import_module(module)
+        space, base, version = parse_env_id(name)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise UserError(f"{id}: {_first_line(error)}") from None
+    known = gymnasium.registry.get(name)
+    if known is not None and "ale_py" not in str(known.entry_point):
+        return name, []
+    newest = find_highest_version(space, base)
+    if known is None and newest is not None and (version is None or version < newest):
+        newer = get_env_id(space, base, newest)
+        return newer, [
+            f"{name} is no longer in Gymnasium: running {newer}" if version is not None else f"{name} is {newer}"
+        ]
+    from jaxql.envs import atari  # late: most envs do without ALE
+
+    valid = [*gymnasium.registry, *atari.games()]
+    raise UserError(atari.legacy_hint(name) or f"{id}: there is no such env{nearest(name, valid)}")
+
+
+def _make_by_id(id, num_envs, env_args, render, notes):
+    """A SyncVectorEnv; what Gymnasium has to warn of goes into notes."""
+    arguments = {"disable_env_checker": True, **env_args, **({"render_mode": "rgb_array"} if render else {})}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            makers = [lambda: gymnasium.make(id, **arguments)] * num_envs
+            vector = SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
+        except Exception as error:  # whatever the env's constructor makes of its arguments
+            given = f" with env_args={env_args}" if env_args else ""
+            raise UserError(f"{id} cannot be made{given}: {type(error).__name__}: {_first_line(error)}") from error
+    lines = [re.sub(r"\x1b\[\d+m|WARN: ", "", _first_line(warning.message)) for warning in caught]
+    notes.extend(dict.fromkeys(lines))
+    return vector
+
+
+def _first_line(error) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _check_given(env, id, num_envs):
+    """Refuses a vector env that does not fit, or cannot reset some worlds and leave the others alone."""
+    if type(env.unwrapped).__module__.startswith("ale_py"):
+        raise UserError(f"{id}: give an Atari game by its id, such as ALE/Pong-v5, and its settings in env_args")
+    if env.num_envs != num_envs:
+        raise UserError(f"{id}: the vector env has {env.num_envs} worlds, but num_envs={num_envs}")
+    check_mode(env, id)
+    if num_envs > 1 and not isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv) and not _masks_resets(env):
+        raise UserError(
+            f'{id}: {type(env.unwrapped).__name__}.reset ignores or refuses options={{"reset_mask": ...}}; '
+            "use gymnasium.vector.SyncVectorEnv or AsyncVectorEnv"
+        )
+
+
+def _masks_resets(env) -> bool:
+    """Whether a masked reset of world 0 leaves the others where one step took them."""
+    mask = np.arange(env.num_envs) == 0
+    try:
+        env.reset(seed=list(range(env.num_envs)))
+        env.action_space.seed(0)
+        before = env.step(env.action_space.sample())[0]
+        before = [np.array(x[1:]) for x in _leaves(before)]
+        after = env.reset(seed=[0] + [None] * (env.num_envs - 1), options={"reset_mask": mask})[0]
+    except Exception:  # whatever it makes of options that it does not know
+        return False
+    return all(np.array_equal(x, y[1:]) for x, y in zip(before, _leaves(after), strict=True))
+
+
+def _leaves(obs):
+    parts = obs.values() if isinstance(obs, dict) else obs if isinstance(obs, tuple) else None
+    return [obs] if parts is None else [leaf for part in parts for leaf in _leaves(part)]

@@ -1,0 +1,224 @@
+"""Gymnasium vector envs as the loop sees them: NEXT_STEP autoreset, device arrays, a seed for every episode."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from jaxql.envs.observations import adapt_observations
+from jaxql.envs.seeding import ActionLog, check_seed, episode_seed
+from jaxql.errors import UserError
+from jaxql.types import Spec
+
+
+class Episode(NamedTuple):
+    """A finished game: life losses do not end it, and its score is raw."""
+
+    world: int
+    ret: float  # undiscounted sum of raw rewards
+    length: int  # steps of the agent
+
+
+@jax.jit
+def _on_device(obs, reward, flags):
+    return obs, reward, flags[0], flags[1], flags[2]
+
+
+class HostEnv:
+    """B worlds of a `gymnasium.vector.VectorEnv` in NEXT_STEP mode.
+
+    At the tick on which a world resets itself it is seeded anew by `episode_seed(seed, purpose, world, episode)`, so
+    that what it shows is a function of that seed and of the actions. Actions are checked before they are sent, rewards
+    and observations before they are handed on. Arrays are copies on the device: nothing aliases an emulator's memory.
+
+    Args:
+      env: the vector env; make it with `jaxql.envs.make`.
+      id: its name in messages.
+      seed, purpose: see `episode_seed`.
+      first_world: number of the first world, where several processes hold parts of one batch of worlds.
+      notes: lines for the person who runs this, such as a version that was replaced.
+
+    Attributes:
+      spec: `jaxql.types.Spec`; actions are 0..A-1 int32, whatever the start of the env's Discrete space.
+
+    Raises:
+      UserError: one line, if the env's action or observation space or its autoreset mode is not supported.
+    """
+
+    stack = 1
+
+    def __init__(
+        self, env: VectorEnv, id: str, *, seed: int = 0, purpose: str = "train", first_world: int = 0, notes=()
+    ):
+        self.id, self.notes = id, list(notes)
+        self._seed, self._purpose, self._first_world = check_seed(seed), purpose, first_world
+        episode_seed(self._seed, purpose, 0, 0)  # refuses an unknown purpose
+        check_mode(env, id)
+        self._env, self._convert, obs, num_states = adapt_observations(env, id)
+        actions = env.single_action_space
+        if not isinstance(actions, spaces.Discrete):
+            raise UserError(f"{id}: its action space is {actions}, and Q-learning needs a Discrete one")
+        self.spec = Spec(
+            obs=obs, num_actions=int(actions.n), num_worlds=env.num_envs, num_states=num_states, stack=self.stack
+        )
+        self._action_start, self._action_dtype = actions.start, actions.dtype
+        self._reward_dtype = jnp.result_type(float)
+        self._episode = np.full(env.num_envs, -1)  # the number of each world's current episode
+        self._over = np.zeros(env.num_envs, bool)  # worlds that reset themselves at the next tick
+        self._returns, self._lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
+        self._log, self._finished, self._ticks = ActionLog(env.num_envs), [], 0
+
+    # ------------------------------------------------------------------------------------------------ the loop's side
+    def reset(self):
+        """Begins every world's next episode and returns the observations [B, ...]."""
+        everyone = np.ones(self.spec.num_worlds, bool)
+        return jax.tree.map(jnp.asarray, self._checked_obs(self._begin(everyone)))
+
+    def step(self, env, action):
+        """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
+        if self._episode[0] < 0:
+            raise UserError(f"{self.id}: call reset() before step()")
+        action, resets = self._checked_action(action), self._over
+        obs, reward, terminated, truncated, life_lost = self._play(action)
+        self._ticks += 1
+        self._log.append(action)
+        if resets.any():  # they have just reset themselves, from a seed of their own: once more, from ours
+            obs = self._begin(resets)
+        over = (terminated | truncated) & ~resets
+        reward = np.where(resets, 0, reward)
+        self._count(reward, ~resets, over)
+        flags = np.stack([over & terminated | life_lost & ~resets, over & truncated, ~resets])
+        return (), _on_device(self._checked_obs(obs), self._checked_reward(reward), flags)
+
+    def take_episodes(self) -> list[Episode]:
+        """The episodes that finished since the last call, in order."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    @property
+    def mdp(self):
+        """The env as a `jaxql.types.MDP` if it is a table (`env.unwrapped.P`), else None."""
+        envs = getattr(self._env.unwrapped, "envs", None)
+        if not envs or not hasattr(envs[0].unwrapped, "P"):
+            return None
+        from jaxql.planning import from_gymnasium
+
+        return from_gymnasium(envs[0])
+
+    def render(self) -> list[np.ndarray]:
+        """One RGB frame [H, W, 3] uint8 a world; the env must have been made with render=True."""
+        if getattr(self._env, "render_mode", None) != "rgb_array":
+            raise UserError(f"{self.id}: there are no frames to show; make it with render=True")
+        return [np.array(frame) for frame in self._env.render()]
+
+    def close(self) -> None:
+        """Releases the env; closing twice is harmless."""
+        if not getattr(self._env, "closed", False):
+            self._env.close()
+
+    # --------------------------------------------------------------------------------------------------------- resume
+    def position(self) -> dict[str, np.ndarray]:
+        """Where every world is: {"episode": [B], "ticks": [B], "actions": [T, B]}, enough for `restore`."""
+        ticks, actions = self._log.current()
+        return {"episode": self._episode.copy(), "ticks": ticks, "actions": actions}
+
+    def restore(self, position):
+        """Plays the current episodes of `position` again, from their seeds, and returns the observations [B, ...].
+
+        Exact at any tick, for a world's row is a function of its seed and its actions. Episodes that had finished are
+        not reported again.
+        """
+        episode, ticks, actions = (np.asarray(position[name]) for name in ("episode", "ticks", "actions"))
+        self._episode = episode - 1
+        obs = self.reset()
+        for t, action in enumerate(actions):
+            self._begin_again(episode, ticks == len(actions) - t)  # the others wait, playing what nobody will see
+            _, (obs, *_) = self.step((), action)
+        waited = self._begin_again(episode, ticks == 0)
+        self._finished = []
+        return obs if waited is None else jax.tree.map(jnp.asarray, self._checked_obs(waited))
+
+    def _begin_again(self, episode, mask):
+        if not mask.any():
+            return None
+        self._episode[mask] = episode[mask] - 1
+        return self._begin(mask)
+
+    # ------------------------------------------------------------------------------------------------ the env's side
+    def _play(self, action):
+        """Steps the env: (raw obs, reward, terminated, truncated, life_lost), NumPy arrays [B]."""
+        obs, reward, terminated, truncated, _ = self._env.step(action.astype(self._action_dtype) + self._action_start)
+        return obs, reward, terminated, truncated, np.zeros_like(terminated)
+
+    def _reset_worlds(self, mask, seeds):
+        """Resets the worlds in mask [B], seeds [sum(mask)], and returns the raw observations of all."""
+        if mask.all():
+            return self._env.reset(seed=seeds)[0]
+        everyones = iter(seeds)
+        return self._env.reset(
+            seed=[next(everyones) if m else None for m in mask], options={"reset_mask": mask.copy()}
+        )[0]
+
+    def _begin(self, mask):
+        """Begins the next episode of the worlds in mask [B]; returns the raw observations of all."""
+        self._episode[mask] += 1
+        self._over = self._over & ~mask
+        self._returns[mask], self._lengths[mask] = 0, 0
+        self._log.begin(mask)
+        numbers = [(self._first_world + int(world), int(self._episode[world])) for world in np.flatnonzero(mask)]
+        return self._reset_worlds(mask, [episode_seed(self._seed, self._purpose, *number) for number in numbers])
+
+    def _count(self, reward, real, over):
+        self._returns += reward
+        self._lengths += real
+        self._over = over
+        for world in np.flatnonzero(over):
+            self._finished.append(Episode(int(world), float(self._returns[world]), int(self._lengths[world])))
+
+    # ------------------------------------------------------------------------------------------------------ the checks
+    def _checked_action(self, action):
+        action, size, worlds = np.asarray(action), self.spec.num_actions, self.spec.num_worlds
+        if action.shape != (worlds,) or action.dtype.kind not in "iu":
+            raise UserError(
+                f"{self.id}: actions are {worlds} integers, one a world, not {action.dtype} of shape {action.shape}"
+            )
+        outside = (action < 0) | (action >= size)
+        if outside.any():
+            world = int(np.argmax(outside))
+            raise UserError(f"{self.id}: action {action[world]} of world {world} is not one of 0..{size - 1}")
+        return action.astype(np.int32)
+
+    def _checked_reward(self, reward):
+        if not np.isfinite(reward).all():
+            self._refuse("reward", reward)
+        return reward.astype(self._reward_dtype)
+
+    def _checked_obs(self, obs):
+        obs = self._convert(obs)
+        for name, x in obs.items() if isinstance(obs, dict) else [("observation", obs)]:
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                self._refuse(name, x)
+            if name == "action_mask" and not x.any(axis=1).all():
+                world = int(np.argmin(x.any(axis=1)))
+                raise UserError(f"{self.id}: at tick {self._ticks} the action_mask of world {world} allows no action")
+        return obs
+
+    def _refuse(self, name, x):
+        bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
+        world = int(np.argmax(bad))
+        raise UserError(
+            f"{self.id}: at tick {self._ticks} the {name} of world {world} is {x[world]}, which is not finite"
+        )
+
+
+def check_mode(env, id: str) -> None:
+    """Refuses, in one line, a vector env that does not reset its worlds at the step after their end."""
+    mode = getattr(env.unwrapped, "autoreset_mode", None) or env.metadata.get("autoreset_mode")
+    if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
+        raise UserError(
+            f"{id}: its autoreset mode is {getattr(mode, 'name', mode)}; "
+            "make it with autoreset_mode=gymnasium.vector.AutoresetMode.NEXT_STEP"
+        )

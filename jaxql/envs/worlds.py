@@ -1,0 +1,175 @@
+"""Worlds that are JAX programs: they run inside `jit`, `vmap` and `lax.scan`, and everything about them is known."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.errors import UserError
+from jaxql.types import MDP, Spec
+
+
+class World(NamedTuple):
+    """One episode, as pure functions; a state is what the agent sees."""
+
+    reset: Callable  # (key) -> state
+    step: Callable  # (key, state, action) -> (state, reward, terminated)
+    num_actions: int
+    num_states: int | None = None  # where states are indices
+    step_limit: int | None = None  # the episode is cut after so many steps
+
+    def spec(self, num_worlds: int) -> Spec:
+        """What an agent must know of `num_worlds` of these.
+
+        >>> catch().spec(8).obs
+        ShapeDtypeStruct(shape=(8,), dtype=int32)
+        """
+        state = jax.eval_shape(self.reset, jax.random.key(0))
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_worlds, *x.shape), x.dtype), state)
+        return Spec(obs=obs, num_actions=self.num_actions, num_worlds=num_worlds, num_states=self.num_states)
+
+
+def catch(rows: int = 6, columns: int = 5) -> World:
+    """A ball falls, one row a step, onto a paddle that moves left, stays or moves right; +1 if it is caught, else -1.
+
+    A state is the index (row * columns + column of the ball) * columns + paddle, S = rows * columns**2. An episode has
+    rows - 1 steps: the ball starts in row 0 of a random column, the paddle in the middle. After Osband et al. (2020),
+    "Behaviour Suite for Reinforcement Learning", arXiv:1908.03568, section "catch".
+    """
+    if rows < 2 or columns < 1:
+        raise UserError(f"catch: rows={rows}, columns={columns}; it needs 2 rows and 1 column at least")
+
+    def reset(key):
+        return columns * jax.random.randint(key, (), 0, columns, jnp.int32) + columns // 2
+
+    def step(key, state, action):
+        ball, column, paddle = state // columns**2 + 1, state // columns % columns, state % columns
+        paddle, landed = jnp.clip(paddle + action - 1, 0, columns - 1), ball == rows - 1
+        reward = jnp.where(landed, jnp.where(paddle == column, 1.0, -1.0), 0.0)
+        return (ball * columns + column) * columns + paddle, reward, landed
+
+    return World(reset=reset, step=step, num_actions=3, num_states=rows * columns**2)
+
+
+def catch_mdp(rows: int = 6, columns: int = 5) -> MDP:
+    """`catch` as a model, for exact solutions; its last row, where episodes have ended, loops onto itself unrewarded."""
+    world = catch(rows, columns)
+    states, actions = np.indices((world.num_states, world.num_actions), dtype=np.int32)
+    successor, reward, ends = (np.array(x) for x in world.step(jax.random.key(0), states, actions))
+    over = states >= (rows - 1) * columns**2
+    start = np.zeros(world.num_states)
+    start[np.arange(columns) * columns + columns // 2] = 1 / columns
+    return MDP(
+        next_state=jnp.asarray(np.where(over, states, successor)[..., None], jnp.int32),
+        probability=jnp.ones((*states.shape, 1)),
+        reward=jnp.asarray(np.where(over, 0, reward)[..., None], float),
+        ends=jnp.asarray((over | ends)[..., None]),
+        start=jnp.asarray(start, float),
+    )
+
+
+def from_mdp(mdp: MDP) -> World:
+    """The world that draws its first state from `mdp.start` and its transitions from `mdp.probability`.
+
+    >>> world = from_mdp(catch_mdp(rows=2, columns=3))
+    >>> state, reward, terminated = world.step(jax.random.key(0), jnp.int32(4), jnp.int32(1))
+    >>> int(state), float(reward), bool(terminated)  # state 4: ball and paddle in the middle; 1: stay
+    (13, 1.0, True)
+    """
+    first, successor = _cumulative(mdp.start), _cumulative(mdp.probability)
+    num_states, num_actions, _ = mdp.next_state.shape
+
+    def reset(key):
+        return _draw(key, first).astype(jnp.int32)
+
+    def step(key, state, action):
+        drawn = (state, action, _draw(key, successor[state, action]))
+        next_state, reward, ends = (jnp.asarray(x)[drawn] for x in (mdp.next_state, mdp.reward, mdp.ends))
+        return next_state.astype(jnp.int32), reward.astype(float), ends.astype(bool)
+
+    return World(reset, step, num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
+
+
+def _cumulative(probability):
+    total = np.cumsum(np.asarray(probability, np.float64), axis=-1)
+    if not np.allclose(total[..., -1], 1, atol=1e-5):
+        raise UserError("from_mdp: start, and the probability of each state and action, must sum to 1")
+    return jnp.asarray(total / total[..., -1:], float)
+
+
+def _draw(key, cumulative):
+    """An index drawn from cumulative probabilities [K]: one of probability 0 never is, for it adds nothing."""
+    return jnp.searchsorted(cumulative, jax.random.uniform(key), side="right")
+
+
+class Endless(NamedTuple):
+    """B worlds under way, leaves [B, ...]."""
+
+    state: jax.Array
+    over: jax.Array  # resets itself at the next tick
+    clock: jax.Array  # steps taken in this episode
+    episode: jax.Array
+    key: jax.Array
+
+
+def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_terminates: bool = False):
+    """NEXT_STEP autoreset around `num_worlds` copies of a world, in the form that the loop drives.
+
+    Args:
+      world: one episode.
+      num_worlds: B.
+      step_limit: an episode is truncated after so many steps; None: the world's own limit; 0: never.
+      limit_terminates: the limit counts as a termination instead: no value beyond it.
+
+    Returns:
+      (begin, env_step): begin(key) -> (env, obs [B, ...]); env_step(env, action [B]) -> (env, (next_obs, reward,
+      terminated, truncated, real)). A row is a function of the world's key, the episode's number and its actions.
+
+    >>> begin, env_step = endless(catch(rows=3), num_worlds=2)
+    >>> env, obs = begin(jax.random.key(0))
+    >>> for _ in range(3):
+    ...     env, (obs, reward, terminated, truncated, real) = env_step(env, jnp.array([1, 1]))
+    ...     print(terminated, real)
+    [False False] [ True  True]
+    [ True  True] [ True  True]
+    [False False] [False False]
+    """
+    limit = world.step_limit if step_limit is None else step_limit
+    if num_worlds < 1 or (limit or 0) < 0:
+        raise UserError(f"endless: num_worlds={num_worlds} must be at least 1, step_limit={limit} at least 0")
+
+    def begin(key):
+        state = world.reset(_address(key, 0, 0))
+        return Endless(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), state
+
+    def step(env, action):
+        episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
+        played, reward, terminated = world.step(_address(env.key, episode, clock), env.state, action)
+        fresh = world.reset(_address(env.key, episode, 0))
+        state = jax.tree.map(lambda new, old: jnp.where(env.over, new, old), fresh, played)
+        late = (clock == limit) & ~env.over if limit else jnp.bool_(False)
+        terminated = ~env.over & terminated | late & limit_terminates
+        truncated = late & ~terminated
+        reward = jnp.where(env.over, 0, reward).astype(float)
+        after = Endless(state, terminated | truncated, clock, episode, env.key)
+        return after, (state, reward, terminated, truncated, ~env.over)
+
+    return lambda key: jax.vmap(begin)(jax.random.split(key, num_worlds)), jax.vmap(step)
+
+
+def _address(key, episode, clock):
+    return jax.random.fold_in(jax.random.fold_in(key, episode), clock)
+
+
+def on_host(env_step, env):
+    """The same worlds as an emulator has them: mutable, and NumPy. An `env_step` whose own `env` is ()."""
+    env_step = jax.jit(env_step)
+
+    def step(_, action):
+        nonlocal env
+        env, outcome = env_step(env, np.asarray(action))
+        return (), jax.tree.map(lambda x: jnp.array(np.asarray(x)), outcome)
+
+    return step

@@ -1,0 +1,41 @@
+"""Choosing actions from action values."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxql.types import Array
+
+
+def epsilon_greedy(key, q, epsilon) -> Array:
+    """Actions [..., ] int32: with probability epsilon any legal one, else one of the best, ties broken at random.
+
+    Each row has its own coin, and at epsilon 0 none of them ever explores.
+
+    Args:
+      key: a PRNG key; the same key and values give the same actions.
+      q: [..., A] action values; an illegal action has -inf.
+      epsilon: a number in [0, 1], or [...].
+
+    Source: Sutton & Barto (2018), section 2.2, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> q = jnp.array([[0.0, 1.0], [3.0, 2.0]])
+    >>> print(epsilon_greedy(jax.random.key(0), q, epsilon=0.0))
+    [1 0]
+    """
+    key_coin, key_action = jax.random.split(key)
+    explores = jax.random.uniform(key_coin, q.shape[:-1]) < epsilon  # uniform is in [0, 1)
+    best = q == jnp.max(q, axis=-1, keepdims=True)
+    allowed = jnp.where(explores[..., None], q > -jnp.inf, best)
+    lottery = jnp.where(allowed, jax.random.uniform(key_action, q.shape), -1.0)
+    return jnp.argmax(lottery, axis=-1).astype(jnp.int32)
+
+
+def linear_epsilon(env_steps, final, exploration_steps) -> Array:
+    """Epsilon after so many env steps: from 1 at step 0 linearly to `final` at `exploration_steps`, then constant.
+
+    Every argument may be traced, so that agents with different schedules can share one program.
+
+    >>> print(linear_epsilon(jnp.array([0, 50, 100, 1000]), 0.1, 100))
+    [1.   0.55 0.1  0.1 ]
+    """
+    return 1 + (final - 1) * jnp.minimum(env_steps / exploration_steps, 1)

@@ -1,0 +1,80 @@
+"""Playing full episodes with a policy, apart from training."""
+
+import hashlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxql import planning
+from jaxql.types import Agent
+
+STEP_CAP = 27_000  # env steps a world: the 108,000 frames of Atari's customary limit
+
+
+class Evaluation(NamedTuple):
+    """Raw returns of full episodes, each played in a world of its own."""
+
+    returns: np.ndarray  # [episodes]
+    lengths: np.ndarray  # [episodes]
+    capped: np.ndarray  # [episodes] bool: cut by the step cap or by the env's own time limit
+    distinct: int  # episodes whose actions and rewards differ from all others'
+
+    def summary(self) -> dict[str, Any]:
+        """The numbers that `jaxql evaluate --json` prints."""
+        return {
+            "episodes": len(self.returns),
+            "distinct": self.distinct,
+            "mean": float(np.mean(self.returns)),
+            "std": float(np.std(self.returns)),
+            "min": float(np.min(self.returns)),
+            "max": float(np.max(self.returns)),
+            "mean_length": float(np.mean(self.lengths)),
+            "capped": int(np.sum(self.capped)),
+            "step_cap": STEP_CAP,
+        }
+
+
+def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: int = STEP_CAP) -> Evaluation:
+    """Plays one full episode in every world of `env`, a HostEnv, and leaves the others waiting until all are done.
+
+    Args:
+      agent: its `policy` is used; jit it first (`jaxql.loop.compiled`).
+      params: of the policy.
+      env: worlds without life-loss ends, so that episodes are full games.
+      key: of the policy's random numbers (ties, epsilon).
+      epsilon: probability of a random action.
+      step_cap: an episode that is still going on after so many steps is cut, and counted as capped.
+    """
+    obs, memory, worlds = env.reset(), (), env.spec.num_worlds
+    env.take_episodes()
+    going, capped = np.ones(worlds, bool), np.zeros(worlds, bool)
+    returns, lengths = np.zeros(worlds), np.zeros(worlds, int)
+    digests = [hashlib.sha256() for _ in range(worlds)]
+    for tick in range(step_cap):
+        action, memory = agent.policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
+        _, (obs, reward, terminated, truncated, _) = env.step((), action)
+        reward, terminated, truncated = np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
+        for world, move, r in zip(np.flatnonzero(going), np.asarray(action)[going], reward[going], strict=True):
+            digests[world].update(b"%d %r;" % (move, float(r)))
+        returns[going] += reward[going]
+        lengths[going] += 1
+        capped |= going & truncated
+        going &= ~(terminated | truncated)
+        if not going.any():
+            break
+    return Evaluation(returns, lengths, capped | going, len({digest.digest() for digest in digests}))
+
+
+def exact_report(mdp, q_values) -> str:
+    """What the greedy policy of a table is worth on the true model, beside the best possible, as one line."""
+    policy = planning.greedy_policy(q_values)
+    worth, best = planning.expected_return(mdp, policy), planning.best_return(mdp)
+    name = "success probability" if is_success(mdp) else f"mean return over all {int(np.sum(mdp.start > 0))} starts"
+    return f"exact {name} of the greedy policy: {float(worth):.3f}; best possible: {float(best):.3f}"
+
+
+def is_success(mdp) -> bool:
+    """Whether an episode's return is 1 or 0: every reward is 0, or is 1 and ends the episode."""
+    reward, paid = np.asarray(mdp.reward), np.asarray((mdp.reward != 0) & (mdp.probability > 0))
+    return bool(np.all(reward[paid] == 1) and np.all(np.asarray(mdp.ends)[paid]))

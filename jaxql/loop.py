@@ -1,0 +1,82 @@
+"""The training program; the scan that drives it is an argument."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.types import Agent, Step
+
+
+def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int, updates: int, scan=jax.lax.scan):
+    """`warmup` ticks without learning, then `rounds` of `ticks` ticks and `updates` updates.
+
+    A round is `ticks - 1` plain ticks (act, step, observe) and a last one. An agent with `learns_last` learns after
+    the last tick; any other between its act and its step, so that the device learns while the emulator works.
+
+    Args:
+      agent: its pure functions; jit them first where `scan` is `host_scan`.
+      env_step: (env, action) -> (env, (next_obs, reward, terminated, truncated, real)) of B worlds.
+      carry: (state, env, obs).
+      warmup, rounds, ticks, updates: counts, of ticks, rounds, ticks a round and updates a round.
+      scan: `jax.lax.scan` for JAX worlds, `host_scan` for the real world.
+
+    Returns:
+      The carry, and the metrics of every update, leaves [rounds, updates].
+
+    Raises:
+      ValueError: ticks, rounds or updates below 1, or a negative warmup.
+    """
+    if min(ticks, rounds, updates) < 1 or warmup < 0:
+        raise ValueError(f"need ticks, rounds, updates >= 1, warmup >= 0; got {ticks}, {rounds}, {updates}, {warmup}")
+
+    def act(carry):
+        state, env, obs = carry
+        return state, env, obs, *agent.act(state, obs)
+
+    def advance(acted):
+        state, env, obs, action, extra = acted
+        env, (next_obs, reward, terminated, truncated, real) = env_step(env, action)
+        step = Step(obs, action, reward, terminated, truncated, next_obs, real, extra)
+        return agent.observe(state, step), env, next_obs
+
+    def improve(carry):
+        state, metrics = scan(lambda state, _: agent.learn(state), carry[0], None, updates)
+        return (state, *carry[1:]), metrics
+
+    def plain_ticks(carry, length):
+        return scan(lambda carry, _: (advance(act(carry)), None), carry, None, length)[0] if length else carry
+
+    def one_round(carry, _):
+        acted = act(plain_ticks(carry, ticks - 1))
+        if agent.learns_last:
+            return improve(advance(acted))
+        acted, metrics = improve(acted)
+        return advance(acted), metrics
+
+    return scan(one_round, plain_ticks(carry, warmup), None, rounds)
+
+
+def host_scan(f, carry, xs, length):
+    """`jax.lax.scan` turned by hand, so that `f` may touch the real world; `xs` is handed to every turn."""
+    ys = []
+    for _ in range(length):
+        carry, y = f(carry, xs)
+        ys.append(y)
+    if length <= 8:  # a round's updates: stacked on the device, for the device still computes them
+        return carry, _stack(ys)
+    return carry, jax.tree.map(lambda *y: np.stack(y), *jax.device_get(ys))
+
+
+@jax.jit
+def _stack(ys):
+    return jax.tree.map(lambda *y: jnp.stack(y), *ys)
+
+
+def compiled(agent: Agent) -> Agent:
+    """The agent with its functions jit-compiled for `host_scan`; `observe` and `learn` donate the state."""
+    return agent._replace(
+        act=jax.jit(agent.act),
+        observe=jax.jit(agent.observe, donate_argnums=0),
+        learn=jax.jit(agent.learn, donate_argnums=0),
+        policy=jax.jit(agent.policy),
+    )
