@@ -1,0 +1,60 @@
+"""Q-learning and deep Q-learning in JAX.
+
+The names below load what they need when first used, so that `import jaxql` is cheap and touches no device.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxql import (
+        agents as agents,
+        bellman as bellman,
+        envs as envs,
+        explore as explore,
+        loop as loop,
+        losses as losses,
+        networks as networks,
+        planning as planning,
+        replay as replay,
+        tabular as tabular,
+        types as types,
+    )
+    from jaxql.agents import REGISTRY as REGISTRY, Entry as Entry
+    from jaxql.errors import UserError as UserError
+    from jaxql.lab.runs import Run as Run, open_run as open_run
+    from jaxql.lab.training import train as train
+    from jaxql.types import (
+        MDP as MDP,
+        Agent as Agent,
+        Network as Network,
+        Replay as Replay,
+        Spec as Spec,
+        Step as Step,
+        Transition as Transition,
+    )
+
+_HOMES = {
+    "": "agents bellman envs explore loop losses networks planning replay tabular types",
+    ".agents": "REGISTRY Entry",
+    ".errors": "UserError",
+    ".lab.runs": "Run open_run",
+    ".lab.training": "train",
+    ".types": "MDP Agent Network Replay Spec Step Transition",
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+
+__all__ = sorted(_HOME_OF)
+
+
+def __getattr__(name: str):
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'jaxql' has no attribute {name!r}")
+    home = _HOME_OF[name]
+    if not home:
+        return importlib.import_module(f"jaxql.{name}")
+    return getattr(importlib.import_module(f"jaxql{home}"), name)
+
+
+def __dir__():
+    return __all__

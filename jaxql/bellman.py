@@ -48,9 +48,14 @@ def batched(*core_ranks: int):
     return decorate
 
 
+def _product(factor, x):
+    """factor * x, where 0 times an infinity or a NaN is 0."""
+    return factor * jnp.where((factor == 0) & ~jnp.isfinite(x), 0, x)
+
+
 def _bootstrap(r_t, discount_t, v_t):
     """r_t + discount_t * v_t; past an end (discount 0) not even an infinite v_t counts."""
-    return r_t + discount_t * jnp.where(discount_t == 0, 0, v_t)
+    return r_t + _product(discount_t, v_t)
 
 
 def _stopped(target, stop):
@@ -142,7 +147,7 @@ def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gr
     >>> print(expected_sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), jnp.array([0.5, 0.5])))
     2.5
     """
-    v_t = jnp.sum(probs_a_t * jnp.where(probs_a_t == 0, 0, q_t))
+    v_t = jnp.sum(_product(probs_a_t, q_t))
     return _stopped(_bootstrap(r_t, discount_t, v_t), stop_target_gradients) - q_tm1[a_tm1]
 
 
@@ -222,7 +227,7 @@ def n_step_bootstrapped_returns(r_t, discount_t, v_t, n, lambda_t=1.0, stop_targ
 
     def window(x, beyond):  # [T, n]: entries t .. t + n - 1, continued past the end by `beyond`
         padded = jnp.concatenate([x, jnp.full((n - 1,), beyond, x.dtype)])
-        return padded[jnp.arange(length)[:, None] + jnp.arange(n)]
+        return jnp.stack([padded[i : i + length] for i in range(n)], axis=-1)
 
     # Past the end: reward 0, discount 1 and the last value, which leaves the bootstrap as it is.
     rewards, discounts, traces = window(r_t, 0), window(discount_t, 1), window(lambda_t, 1)

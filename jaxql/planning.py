@@ -1,4 +1,4 @@
-"""Exact dynamic programming on an `MDP`: operators, optimal values, values of policies, best returns within a step limit.
+"""Exact dynamic programming on an `MDP`: operators, optima, values of policies, best returns within a step limit.
 
 The operators keep the dtype they are given. The solvers compute in float64 whatever JAX's default (a planner that
 rounds at every sweep cannot say how wrong it is) and round once, on return. Shapes: S states, A actions, K successors.
@@ -18,7 +18,7 @@ from jaxql.types import MDP, Array
 
 
 class Solution(NamedTuple):
-    """What value iteration found; `values == max(q_values)` to the bit, and below discount 1 `policy == argmax(q_values)`."""
+    """What value iteration found: `values == max(q_values)` and, below discount 1, `policy == argmax(q_values)`."""
 
     values: Array  # [S]
     q_values: Array  # [S, A]
@@ -33,7 +33,7 @@ class Solution(NamedTuple):
 def action_values(mdp: MDP, values: Array, discount) -> Array:
     """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
 
-    Args: `values` [S]; `discount` scalar in [0, 1]. Returns q [S, A]. (Sutton & Barto, 2018, equation 4.6's inner term.)
+    Args: `values` [S]; `discount` scalar in [0, 1]. Returns q [S, A]. Source: Sutton & Barto (2018), 4.6.
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(action_values(loop, np.ones(1), 0.5)[0, 0])
@@ -44,7 +44,7 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 
 
 def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
-    """(T v)(s) = max_a q[s, a], [S] -> [S]: monotone, and a contraction by `discount` in the maximum norm (Bellman, 1957)."""
+    """(T v)(s) = max_a q[s, a], [S] -> [S]: monotone, and in the maximum norm a contraction by `discount`."""
     return jnp.max(action_values(mdp, values, discount), axis=-1)
 
 
@@ -71,7 +71,7 @@ def greedy_policy(q: Array, tie: str = "lowest") -> Array:
     """
     q = jnp.asarray(q)
     if tie == "lowest":
-        return jnp.argmax(q, axis=-1).astype(jnp.int32)
+        return _argmax(q)
     if tie != "uniform":
         raise UserError(f'tie is {tie!r}; it must be "lowest" or "uniform"')
     best = q == jnp.max(q, axis=-1, keepdims=True)
@@ -82,12 +82,13 @@ def greedy_policy(q: Array, tie: str = "lowest") -> Array:
 def value_iteration(mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int = 1_000_000) -> Solution:
     """Repeats V <- T V from 0 until max|V - V*| <= tolerance is proven, or cannot be.
 
-    Below discount 1, `converged` promises |values - V*| <= tolerance and |q_values - Q*| <= tolerance everywhere, where
-    V* belongs to the model as it was before its numbers were rounded to their dtype. Proof: let b be discount times the
-    largest probability of going on, rho = max|V_n - V_(n-1)|, and d bound the rounding of one sweep: that of the data
-    (see `_noise`) and of float64 arithmetic. The last sweep satisfies |V_n - T V_(n-1)| <= d and T contracts by b, so e = |V_n - V*| <= d + b |V_(n-1) - V*|
-    <= d + b (rho + e), hence e <= (b rho + d) / (1 - b); rounding the result adds what it adds. When b rho <= d / 4
-    more sweeps cannot help, and if the bound (returned as `error_bound`) is still above `tolerance`, `converged` is False.
+    Below discount 1, `converged` promises |values - V*| <= tolerance and |q_values - Q*| <= tolerance everywhere. V*
+    belongs to the model as it was before its numbers were rounded to their dtype (whole numbers are taken as exact).
+    Proof: let b be discount times the largest probability of going on, rho = max|V_n - V_(n-1)|, and d bound the
+    rounding of one sweep, that of the data and of float64 arithmetic (see `_noise`). T contracts by b and
+    |V_n - T V_(n-1)| <= d, so e = |V_n - V*| <= d + b |V_(n-1) - V*| <= d + b (rho + e): e <= (b rho + d) / (1 - b).
+    Rounding the result adds what it adds. Once b rho <= d / 4 more sweeps cannot help: if the bound (returned as
+    `error_bound`) is still above `tolerance`, the dtype cannot reach it, and `converged` is False.
 
     At discount 1 there is no contraction. `converged` then promises that `values` is the value of `policy` (by a linear
     solve, to its round-off; rounded to the dtype within `tolerance`) and that no action improves on it by more than
@@ -95,9 +96,10 @@ def value_iteration(mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int 
     probability 1, after N steps on average, is better by more than e N. The solve takes [S, S] memory. A *traced*
     discount of 1 is not checked, and `converged` is False.
 
-    Args: `discount` in [0, 1], may be traced or mapped; `tolerance` > 0 in the unit of the reward; `max_iterations` >= 1.
-    Returns: `Solution` in the model's dtype.
-    Raises: UserError if the model, discount or tolerance makes no sense. Source: Puterman (1994), section 6.3.
+    Args: `discount` in [0, 1] and `tolerance` > 0, in the unit of the reward, may be traced or mapped;
+      `max_iterations` >= 1.
+    Returns: `Solution` in the dtype of the rewards.
+    Raises: UserError for a model, discount or tolerance that makes no sense. Source: Puterman (1994), section 6.3.
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(value_iteration(loop, 0.5).values[0]), 5)
@@ -107,9 +109,13 @@ def value_iteration(mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int 
 
 
 def q_iteration(mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int = 1_000_000) -> Solution:
-    """`value_iteration` on action values: Q <- p (r + discount max Q). The residual is the largest change of any q [S, A].
+    """`value_iteration` on action values, Q <- sum p (r + discount max Q): the residual is the largest change of any q.
 
-    Arguments, promises and errors are those of `value_iteration`; the sweeps are too, but it may take one more to stop.
+    Arguments, promises and errors are those of `value_iteration`, and the sweeps too, but it may take more to stop.
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
+    >>> round(float(q_iteration(loop, 0.5).q_values[0, 0]), 5)
+    2.0
     """
     return _optimum(mdp, discount, tolerance, max_iterations, of_states=False)
 
@@ -118,37 +124,42 @@ def _optimum(mdp, discount, tolerance, max_iterations, of_states):
     check(mdp)
     _check_discount(discount)
     if _known(tolerance) and not 0 < tolerance < math.inf:
-        raise UserError(f"tolerance is {tolerance}; it must be finite and above 0: float32 can reach about 1e-6, float64 1e-12")
+        raise UserError(f"tolerance is {tolerance}; it must be finite and above 0, such as 1e-6")
     if _known(max_iterations) and max_iterations < 1:
         raise UserError(f"max_iterations is {max_iterations}; it must be at least 1")
     dtype = _dtype(mdp)
     with jax.enable_x64(True):
-        options = dict(of_states=of_states, undiscounted=_is_one(discount), dtype=dtype)
+        exact = type(discount) in (int, float)  # Python's are float64 already; an array's was rounded to its dtype
+        options = dict(of_states=of_states, undiscounted=_is_one(discount), dtype=dtype, exact=exact)
         solution = _solve(_double(mdp), _double(discount), _double(tolerance), max_iterations, **options)
         return _round(solution, dtype)
 
 
 class _Sweeps(NamedTuple):
     q: Array  # [S, A]
-    progress: Array  # [S] the best action when the value of the state last changed
+    policy: Array  # [S] greedy; an action stays until another is better, so among equals it is one that got ahead
     iterations: Array
     residual: Array
     bound: Array
     floor: Array  # bool: the residual is below the rounding
 
 
-@functools.partial(jax.jit, static_argnames=("of_states", "undiscounted", "dtype"))
-def _solve(mdp, discount, tolerance, max_iterations, *, of_states, undiscounted, dtype) -> Solution:
+@functools.partial(jax.jit, static_argnames=("of_states", "undiscounted", "dtype", "exact"))
+def _solve(mdp, discount, tolerance, max_iterations, *, of_states, undiscounted, dtype, exact) -> Solution:
     slack = jnp.abs(_tree_sum(mdp.probability) - 1)
     mdp = _normalised(mdp)
     nothing, unknown = jnp.zeros(slack.shape, jnp.float64), jnp.float64(jnp.inf)
     start = _Sweeps(nothing, jnp.zeros(len(nothing), jnp.int32), jnp.int32(0), unknown, unknown, jnp.bool_(False))
 
-    def sweep(sweeps):
-        return _sweep(mdp, slack, discount, of_states, jnp.float64 if undiscounted else dtype, sweeps)
+    unit = jnp.finfo(jnp.float64 if undiscounted else dtype).eps / 2
+    noise = functools.partial(_noise, mdp, slack, discount, unit, unit * (not exact))
+    sweep = functools.partial(_sweep, mdp, discount, of_states, noise)
 
     def until(done, sweeps):
-        return jax.lax.while_loop(lambda s: ~(done(s) | s.floor | (s.iterations >= max_iterations)), sweep, sweep(sweeps))
+        def unfinished(s):
+            return ~(done(s) | s.floor | (s.iterations >= max_iterations))
+
+        return jax.lax.while_loop(unfinished, sweep, sweep(sweeps))
 
     if undiscounted:
         return _undiscounted(mdp, tolerance, max_iterations, until, start, dtype)
@@ -157,7 +168,7 @@ def _solve(mdp, discount, tolerance, max_iterations, *, of_states, undiscounted,
     return Solution(
         values=jnp.max(sweeps.q, axis=-1),
         q_values=sweeps.q,
-        policy=jnp.argmax(_rounded(sweeps.q, dtype), axis=-1).astype(jnp.int32),
+        policy=_argmax(_rounded(sweeps.q, dtype)),
         iterations=sweeps.iterations,
         residual=sweeps.residual,
         converged=bound <= tolerance,
@@ -165,44 +176,47 @@ def _solve(mdp, discount, tolerance, max_iterations, *, of_states, undiscounted,
     )
 
 
-def _sweep(mdp, slack, discount, of_states, dtype, sweeps: _Sweeps) -> _Sweeps:
-    """One Bellman backup of everything, and what it proves of float64 values, rounding of the data included."""
+def _sweep(mdp, discount, of_states, noise, sweeps: _Sweeps) -> _Sweeps:
+    """One Bellman backup of everything, and what it proves of float64 values."""
     values = jnp.max(sweeps.q, axis=-1)
     q = action_values(mdp, values, discount)
-    change = jnp.max(q, axis=-1) - values
-    residual = jnp.max(jnp.abs(change if of_states else q - sweeps.q))
+    best = jnp.max(q, axis=-1)
+    residual = jnp.max(jnp.abs(best - values if of_states else q - sweeps.q))
     contraction = discount * jnp.max(_tree_sum(jnp.where(mdp.ends, 0, mdp.probability)))
-    noise = jnp.max(_noise(mdp, slack, values, q, discount, jnp.finfo(dtype).eps / 2))
+    rounding = noise(values, q)
     return _Sweeps(
         q=q,
-        progress=jnp.where(change == 0, sweeps.progress, jnp.argmax(q, axis=-1).astype(jnp.int32)),
+        policy=jnp.where(average(sweeps.policy, q) < best, _argmax(q), sweeps.policy),
         iterations=sweeps.iterations + 1,
         residual=residual,
-        bound=jnp.where(contraction < 1, (contraction * residual + noise) / (1 - contraction), jnp.inf),
-        floor=contraction * residual <= noise / 4,
+        bound=jnp.where(contraction < 1, (contraction * residual + rounding) / (1 - contraction), jnp.inf),
+        floor=contraction * residual <= rounding / 4,
     )
 
 
-def _noise(mdp, slack, values, q, discount, unit):
-    """How far q [S, A] may be from the exact backup of the exact model, whose numbers were rounded by `unit`.
+def _noise(mdp, slack, discount, unit, discount_unit, values, q):
+    """How far a backup of `values` may be off that of the exact model, whose numbers were rounded by `unit`.
 
-    Rewards and discount: unit * sum p (|r| + discount |v|). Probabilities, divided by their sum as they are: unit times
-    their mean absolute deviation; as they were: `slack`, by which they miss 1. Arithmetic: a tree of log2(K) additions.
+    Rewards, unless whole, and discount: unit * sum p (|r| + discount |v|). Probabilities, divided by their sum as they
+    are: unit * their mean absolute deviation; as they were: `slack`, by which they miss 1. Arithmetic: log2(K) additions.
     """
-    ahead = jnp.where(mdp.ends, 0, values[mdp.next_state])
-    size = _tree_sum(mdp.probability * (jnp.abs(mdp.reward) + discount * jnp.abs(ahead)))
-    deviation = _tree_sum(mdp.probability * jnp.abs(mdp.reward + discount * ahead - q[..., None]))
+    ahead = discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
+    deviation = unit * _tree_sum(mdp.probability * jnp.abs(mdp.reward + ahead - q[..., None]))
+    broken = jnp.where(mdp.reward == jnp.round(mdp.reward), 0, jnp.abs(mdp.reward))
+    inexact = unit * broken + discount_unit * jnp.abs(ahead)
     operations = 6 + 2 * math.ceil(math.log2(mdp.probability.shape[-1]))  # of the backup, and of the probabilities' sum
-    return unit * (size + deviation) + (slack + operations * jnp.finfo(jnp.float64).eps / 2) * size
+    factor = slack + operations * jnp.finfo(jnp.float64).eps / 2
+    size = jnp.abs(mdp.reward) + jnp.abs(ahead)
+    return jnp.max(deviation + _tree_sum(mdp.probability * (inexact + factor[..., None] * size)))
 
 
 def _undiscounted(mdp, tolerance, max_iterations, until, start, dtype) -> Solution:
-    """Sweeps until the policy found so far satisfies Bellman's equation exactly; each round asks for ten times less change."""
+    """Sweeps until the policy so far satisfies Bellman's equation; each round asks for ten times less change."""
 
     def attempt(carry):
         sweeps, threshold, _, _ = carry
         sweeps = until(lambda s: s.residual <= threshold, sweeps)
-        values = _policy_values(mdp, sweeps.progress, jnp.float64(1))
+        values = _policy_values(mdp, sweeps.policy, jnp.float64(1))
         q = action_values(mdp, values, 1.0)
         noise = 64 * jnp.finfo(jnp.float64).eps * (1 + jnp.max(jnp.abs(q)))
         proven = jnp.max(jnp.abs(jnp.max(q, axis=-1) - values)) <= noise  # False where a value is NaN
@@ -217,7 +231,7 @@ def _undiscounted(mdp, tolerance, max_iterations, until, start, dtype) -> Soluti
     return Solution(
         values=jnp.max(q, axis=-1),
         q_values=q,
-        policy=sweeps.progress,
+        policy=sweeps.policy,
         iterations=sweeps.iterations,
         residual=sweeps.residual,
         converged=proven & (_rounding(q, dtype) <= tolerance),
@@ -235,9 +249,9 @@ def policy_evaluation(mdp: MDP, policy: Array, discount) -> Array:
     Args: `policy` [S] of action indices or [S, A] of probabilities; `discount` in [0, 1].
     Raises: UserError for a model, policy or discount that makes no sense. Source: Sutton & Barto (2018), section 4.1.
 
-    >>> chain = MDP(*map(np.asarray, ([[[1]], [[1]]], [[[1.0]]] * 2, [[[1.0]], [[3.0]]], [[[False]], [[True]]], [1.0, 0.0])))
-    >>> policy_evaluation(chain, np.zeros(2, int), 0.5).tolist()
-    [2.5, 3.0]
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
+    >>> policy_evaluation(loop, np.array([0]), 0.75).tolist()
+    [4.0]
     """
     check(mdp)
     _check_discount(discount)
@@ -248,24 +262,26 @@ def policy_evaluation(mdp: MDP, policy: Array, discount) -> Array:
 
 
 def _policy_values(mdp, policy, discount):
-    states = jnp.arange(mdp.probability.shape[0])
+    states = jnp.arange(mdp.probability.shape[0], dtype=jnp.int32)
     goes_on = jnp.where(mdp.ends, 0, mdp.probability)
     weight = goes_on * _probabilities(policy, goes_on.shape[1])[..., None]
     matrix = jnp.zeros((len(states), len(states))).at[states[:, None, None], mdp.next_state].add(weight)
     reward = average(policy, _tree_sum(mdp.probability * mdp.reward))
 
     def may_reach(goal):
-        linked = (matrix > 0).astype(goal.dtype)
-        return jax.lax.fori_loop(0, len(states), lambda _, g: jnp.maximum(g, jnp.max(linked * g, axis=1)), goal)
+        def back_one_step(_, reached):
+            return reached | jnp.any((matrix > 0) & reached[None, :], axis=1)
+
+        return jax.lax.fori_loop(np.int32(0), np.int32(len(states)), back_one_step, goal)
 
     stirs = average(policy, _tree_sum(mdp.probability * (mdp.reward != 0))) > 0
-    quiet = may_reach(stirs.astype(jnp.float64)) == 0
+    quiet = ~may_reach(stirs)
     ending = average(policy, _tree_sum(jnp.where(mdp.ends, mdp.probability, 0))) > 0
-    endless = may_reach((ending | quiet).astype(jnp.float64)) == 0
+    endless = ~may_reach(ending | quiet)
     settled = (discount == 1) & (quiet | endless)  # their rows of I - P would be singular
     system = jnp.eye(len(states)) - jnp.where(settled[:, None], 0, discount * matrix)
     values = jnp.linalg.solve(system, jnp.where(settled, 0, reward))
-    return jnp.where((discount == 1) & (may_reach(endless.astype(jnp.float64)) > 0), jnp.nan, values)
+    return jnp.where((discount == 1) & (may_reach(endless)), jnp.nan, values)
 
 
 _evaluate = jax.jit(_policy_values)
@@ -274,8 +290,8 @@ _evaluate = jax.jit(_policy_values)
 def start_returns(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp") -> Array:
     """Expected return [S] of an episode that starts in each state, exactly: the backward recursion over the step limit.
 
-    Args: `policy` [S] of action indices or [S, A] of probabilities; `step_limit` "mdp" (the model's own), an int >= 0, or None,
-    which means none: then `policy_evaluation` answers. Raises: UserError as there.
+    Args: `policy` [S] of action indices or [S, A] of probabilities; `step_limit` "mdp" (the model's own), an int >= 0,
+    or None, which means none: then `policy_evaluation` answers. Raises: UserError as there.
     """
     _check_discount(discount)
     limit = _limit(mdp, step_limit)
@@ -292,19 +308,19 @@ def expected_return(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "md
 
 
 def success_probability(mdp: MDP, policy: Array, step_limit: Any = "mdp") -> Array:
-    """Probability that an episode succeeds, where success is the reward 1 that ends it and all else earns 0 (FrozenLake).
+    """Probability that an episode succeeds: earns the reward 1 that ends it, where all else earns 0 (FrozenLake).
 
-    There it is the expected undiscounted return. Raises: UserError if the model pays anything else, or pays and goes on.
+    It is then the expected undiscounted return. Raises: UserError if the model pays anything else, or pays and goes on.
     """
     if all(_known(x) for x in mdp):
-        pays = (np.asarray(mdp.reward) != 0) & (np.asarray(mdp.probability) > 0)
-        if np.any(pays & ~((np.asarray(mdp.reward) == 1) & np.asarray(mdp.ends))):
-            raise UserError("success is a reward of 1 that ends the episode, and this model has others; use expected_return")
+        reward, ends = np.asarray(mdp.reward), np.asarray(mdp.ends)
+        if np.any((np.asarray(mdp.probability) > 0) & (reward != 0) & ~((reward == 1) & ends)):
+            raise UserError("success is a reward of 1 at the end, and this model pays otherwise; use expected_return")
     return expected_return(mdp, policy, 1.0, step_limit)
 
 
 def best_return(mdp: MDP, discount=1.0, step_limit: Any = "mdp") -> Array:
-    """The best expected return that any policy can have from the start, a scalar; within a step limit it may look at the clock.
+    """The best expected return that any policy can have from the start, a scalar; it may look at the clock.
 
     Backward induction over `step_limit` ("mdp": the model's own), or without one `value_iteration`.
     Raises: UserError as `value_iteration`, and if at discount 1 without a step limit no optimum could be proven.
@@ -315,7 +331,7 @@ def best_return(mdp: MDP, discount=1.0, step_limit: Any = "mdp") -> Array:
     if limit is not None:
         return _from_start(mdp, _backward(mdp, None, discount, limit))
     undiscounted = _is_one(discount)
-    solution = value_iteration(mdp, discount, 1.0 if undiscounted else 1e-300)  # to the floor: as close as the dtype can
+    solution = value_iteration(mdp, discount, 1.0 if undiscounted else 1e-300)  # as close as the dtype gets
     if undiscounted and _known(solution.converged) and not solution.converged:
         raise UserError("no best total reward could be proven at discount 1; give a step_limit, or a discount below 1")
     return _from_start(mdp, solution.values)
@@ -324,7 +340,7 @@ def best_return(mdp: MDP, discount=1.0, step_limit: Any = "mdp") -> Array:
 def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
     """Optimal values [horizon + 1, S] with 0, 1, ..., horizon steps to go: v[0] = 0, v[h + 1] = T v[h].
 
-    The optimal action with h + 1 steps to go is greedy in `action_values(mdp, v[h], discount)`: it depends on the clock.
+    With h + 1 steps to go the best action is greedy in `action_values(mdp, v[h], discount)`: it depends on the clock.
     Raises: UserError for a model, horizon or discount that makes no sense. Source: Puterman (1994), section 4.5.
     """
     check(mdp)
@@ -355,7 +371,7 @@ def _recursion(mdp, policy, discount, steps):
         q = action_values(mdp, values, discount)
         return jnp.max(q, axis=-1) if policy is None else average(policy, q)
 
-    return jax.lax.fori_loop(0, steps, step, jnp.zeros(mdp.probability.shape[0], jnp.float64))
+    return jax.lax.fori_loop(np.int32(0), jnp.int32(steps), step, jnp.zeros(mdp.probability.shape[0], jnp.float64))
 
 
 def _from_start(mdp, values):
@@ -375,6 +391,10 @@ def _tree_sum(x):
     return x[..., 0]
 
 
+def _argmax(q):
+    return jax.lax.argmax(q, q.ndim - 1, jnp.int32)  # jnp's counts in int64 here, which an outer jit may not know
+
+
 def _rounded(x, dtype):
     """x as `dtype` will hold it, still float64; two conversions in a row XLA may drop."""
     return x if dtype == jnp.float64 else jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
@@ -385,8 +405,8 @@ def _rounding(x, dtype):
 
 
 def _dtype(mdp):
-    """What the answer will have, as seen outside float64 mode."""
-    return jnp.result_type(float, mdp.reward) if _known(mdp.reward) else jnp.promote_types(mdp.reward.dtype, jnp.float16)
+    """The dtype of the answer, as it is outside float64 mode."""
+    return jnp.result_type(0.0, mdp.reward)
 
 
 def _double(x):
@@ -427,28 +447,28 @@ def _is_one(discount) -> bool:
 def check(mdp: MDP) -> None:
     """Raises UserError, naming the state and action, unless `mdp` is a model; what is traced is taken on trust.
 
-    Probabilities must not be negative and must sum to 1 within 8 K eps (of their dtype); rewards must be finite, successors be states.
+    Probabilities must not be negative, and sum to 1 within 1e-5 (solvers divide by the sum); rewards must be finite;
+    successors, those with probability 0 too, must be states.
     """
     shape = np.shape(mdp.probability)
     if len(shape) != 3 or 0 in shape or any(np.shape(x) != shape for x in mdp[:4]):
         raise UserError(f"an MDP needs four arrays [S, A, K]; they have {[np.shape(x) for x in mdp[:4]]}")
     if np.shape(mdp.start) != shape[:1]:
-        raise UserError(f"start has shape {np.shape(mdp.start)}; it must give each of the {shape[0]} states a probability")
+        raise UserError(f"start has shape {np.shape(mdp.start)}; it must be [{shape[0]}], a probability for each state")
     if not all(_known(x) for x in mdp[:5]):
         return
     probability, next_state, start = (np.asarray(x) for x in (mdp.probability, mdp.next_state, mdp.start))
     total = probability.sum(axis=-1, dtype=np.float64)
-    allowed = 8 * shape[-1] * max(float(jnp.finfo(x.dtype).eps) if x.dtype.kind == "f" else 0.0 for x in (probability, start))
     for bad, what in (
         ((probability < 0).any(-1), "has a negative probability"),
-        (~(np.abs(total - 1) <= max(allowed, 1e-12)), "has probabilities that do not sum to 1"),
+        (~(np.abs(total - 1) <= 1e-5), "has probabilities that do not sum to 1"),
         (((next_state < 0) | (next_state >= shape[0])).any(-1), f"leads to a state outside 0..{shape[0] - 1}"),
         (~np.isfinite(np.asarray(mdp.reward)).all(-1), "has a reward that is not finite"),
     ):
         if bad.any():
             state, action = (int(x) for x in np.argwhere(bad)[0])
             raise UserError(f"state {state}, action {action} {what}: {_row(mdp, state, action)}")
-    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= max(allowed * shape[0], 1e-6):
+    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= 1e-5:
         raise UserError(f"start sums to {start.sum(dtype=np.float64)}; it must be a distribution over the states")
 
 
@@ -459,7 +479,7 @@ def _row(mdp, state, action) -> str:
 
 def _check_discount(discount):
     if np.ndim(discount) != 0:
-        raise UserError(f"discount has shape {np.shape(discount)}; it must be one number: map over several with jax.vmap")
+        raise UserError(f"discount has shape {np.shape(discount)}; it must be one number; for several, use jax.vmap")
     if _known(discount) and not 0 <= float(discount) <= 1:
         raise UserError(f"discount is {float(discount)}; it must lie in [0, 1]")
 
@@ -467,15 +487,16 @@ def _check_discount(discount):
 def _check_policy(mdp, policy):
     shape = np.shape(mdp.probability)[:2]
     if np.shape(policy) not in (shape, shape[:1]):
-        raise UserError(f"policy has shape {np.shape(policy)}; it must be {shape[:1]}, actions, or {shape}, probabilities")
+        raise UserError(f"policy has shape {np.shape(policy)}; it must be {shape[:1]}, actions, or {shape}, their odds")
     if not _known(policy):
         return
     policy = np.asarray(policy)
     if policy.ndim == 1 and (policy.dtype.kind not in "iu" or (policy < 0).any() or (policy >= shape[1]).any()):
-        raise UserError(f"policy [S] must hold whole numbers, the actions 0..{shape[1] - 1}; give probabilities as [S, A]")
-    if policy.ndim == 2 and ((policy < 0).any() or not np.allclose(policy.sum(-1, dtype=np.float64), 1, rtol=0, atol=1e-5)):
-        worst = int(np.argmax(np.abs(policy.sum(-1, dtype=np.float64) - 1)))
-        raise UserError(f"policy [S, A] must hold probabilities that sum to 1; in state {worst} it has {policy[worst].tolist()}")
+        raise UserError(f"policy [S] must hold actions, whole numbers in 0..{shape[1] - 1}; probabilities are [S, A]")
+    off = np.abs(policy.sum(axis=-1, dtype=np.float64) - 1)
+    if policy.ndim == 2 and not ((policy >= 0).all() and (off <= 1e-5).all()):
+        state = int(np.argmax((policy < 0).any(axis=-1) | ~(off <= 1e-5)))
+        raise UserError(f"policy has {policy[state].tolist()} in state {state}; probabilities must sum to 1")
 
 
 def _limit(mdp, step_limit):
@@ -489,11 +510,11 @@ def _limit(mdp, step_limit):
 
 # ------------------------------------------------------------------------------------------------------------ Gymnasium
 def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
-    """The model inside a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or any whose `.unwrapped.P` is like theirs.
+    """The model inside a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or one with a like `.unwrapped.P`.
 
     P[s][a] is a list of (probability, next state, reward, terminated). Equal outcomes are merged; K is the largest
     number of different ones; the rest is padded with probability 0 and next_state s. The start distribution is the
-    env's; the step limit is its spec's. Wrappers are looked through: one that changes rewards or actions is not in the model.
+    env's; the step limit is its spec's. Wrappers are looked through: what they change is not in the model.
 
     Args: an id, with `env_kwargs` for `gymnasium.make`, or an env, which is left open.
     Raises: UserError if there is no such env, it has no P, or P is not its whole truth (Taxi's fickle passenger).
@@ -549,6 +570,5 @@ def _from_table(table, start, step_limit) -> MDP:
         for k, (outcome, chance) in enumerate(merged[pair].items()):
             next_state[*pair, k], reward[*pair, k], ends[*pair, k] = outcome
             probability[*pair, k] = chance
-    floats = (jnp.asarray(x, jnp.result_type(float)) for x in (probability, reward, start))
-    probability, reward, start = floats
+    probability, reward, start = (jnp.asarray(x, jnp.result_type(float)) for x in (probability, reward, start))
     return MDP(jnp.asarray(next_state), probability, reward, jnp.asarray(ends), start, step_limit)

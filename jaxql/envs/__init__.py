@@ -1,8 +1,23 @@
 """Worlds: Gymnasium and Atari vector envs for the host, and worlds that are JAX programs themselves."""
 
+import importlib
 import re
 
 from jaxql.errors import UserError, nearest
+
+_HOMES = {
+    "host": ("Episode", "HostEnv"),
+    "seeding": ("episode_seed",),
+    "worlds": ("World", "catch", "catch_mdp", "endless", "from_mdp", "on_host"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+__all__ = ["make", *_HOME]
+
+
+def __getattr__(name):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
 
 
 def make(
@@ -28,6 +43,7 @@ def make(
       render: frames for `render()`.
       life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
       first_world: global number of the first world, where several processes share a batch.
+      **atari_settings: the same as env_args, for Atari.
 
     Raises:
       UserError: one line, for an unknown id, a space that is not supported, a wrong setting.

@@ -7,6 +7,7 @@ import re
 import sys
 import threading
 import time
+import weakref
 
 import ale_py
 import gymnasium
@@ -130,13 +131,15 @@ class AtariEnv(HostEnv):
         settings = check_settings(id, settings or {})
         self.stack = settings["stack_num"]
         self._life_loss, self._lives = life_loss, np.zeros(num_envs, np.int32)
-        self._watchdog = Watchdog(settings.pop("watchdog_seconds"))
+        patience = settings.pop("watchdog_seconds")
         self.settings = settings
         emulators = self._emulators(games()[id], num_envs)
         film = dict(grayscale=False, img_height=210, img_width=160, stack_num=1)
         self._film = self._emulators(games()[id], num_envs, **film) if render else None
         self._frames = None
         super().__init__(emulators, id, **seeding)
+        self._watchdog = Watchdog(patience)
+        weakref.finalize(self, self._watchdog.close)
 
     def _emulators(self, game, num_envs, **changes):
         stated = dict(episodic_life=False, life_loss_info=False, reward_clipping=False, continuous=False, batch_size=0)
@@ -154,13 +157,11 @@ class AtariEnv(HostEnv):
         return obs, reward, terminated, truncated, lost
 
     def _reset_worlds(self, mask, seeds):
-        seeds = np.array(seeds)
+        how = {"seed": np.array(seeds), "options": None if mask.all() else {"reset_mask": mask}}
         with self._watchdog:
-            obs, info = self._env.reset(seed=seeds, options={"reset_mask": mask.copy()} if not mask.all() else None)
+            obs, info = self._env.reset(**how)
             if self._film:
-                self._frames = self._film.reset(
-                    seed=seeds, options={"reset_mask": mask.copy()} if not mask.all() else None
-                )[0]
+                self._frames, _ = self._film.reset(**how)
         self._lives = info["lives"]
         return obs
 

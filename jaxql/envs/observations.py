@@ -1,4 +1,4 @@
-"""What an agent is shown of a Gymnasium observation: an array, an index of a state, or {"observation", "action_mask"}."""
+"""What an agent is shown of a Gymnasium observation: an array, a state's index, or {"observation", "action_mask"}."""
 
 import jax
 import jax.numpy as jnp

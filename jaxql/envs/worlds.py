@@ -54,7 +54,7 @@ def catch(rows: int = 6, columns: int = 5) -> World:
 
 
 def catch_mdp(rows: int = 6, columns: int = 5) -> MDP:
-    """`catch` as a model, for exact solutions; its last row, where episodes have ended, loops onto itself unrewarded."""
+    """`catch` as a model, for exact solutions; the last row, where episodes are over, loops onto itself unrewarded."""
     world = catch(rows, columns)
     states, actions = np.indices((world.num_states, world.num_actions), dtype=np.int32)
     successor, reward, ends = (np.array(x) for x in world.step(jax.random.key(0), states, actions))

@@ -43,7 +43,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(f"{folder}/last", {"w": jnp.arange(3)}, {"env_steps": 7})
+    ...     save(f"{folder}/last", {"w": jnp.arange(3, dtype="int32")}, {"env_steps": 7})
     ...     load(f"{folder}/last")
     ({'w': Array([0, 1, 2], dtype=int32)}, {'env_steps': 7})
     """
@@ -245,7 +245,7 @@ def _restore(path: Any, leaves: dict[str, Any], like: Any) -> Any:
         if name not in leaves:
             raise UserError(f'checkpoint {path} has no leaf "{name}"{nearest(name, leaves)}: use the settings it has')
     if extra := sorted(set(leaves) - {name for name, _ in wanted}):
-        raise UserError(f'checkpoint {path} has a leaf "{extra[0]}" that too many: use the settings it has')
+        raise UserError(f'checkpoint {path} has a leaf "{extra[0]}" that is not expected: use the settings it has')
     return structure.unflatten([_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
 
 

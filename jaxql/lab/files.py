@@ -19,6 +19,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def write_synced(path: Path, chunks: Iterable[Any]) -> tuple[str, int]:
                 left = left[os.write(descriptor, left) :]
         os.fsync(descriptor)
     except BaseException:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
         raise
     finally:
         os.close(descriptor)
@@ -77,7 +79,8 @@ def write_file(path: Path, data: bytes) -> None:
         write_synced(temporary, [data])
         publish(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "runs") -> Path:
@@ -280,12 +283,13 @@ class _Events:
 
     def __init__(self, folder: Path):
         from tensorboardX import summary
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2
+        from tensorboardX.record_writer import RecordWriter
 
         self._folder, self._summary, self._proto = folder, summary, event_pb2
-        count = len(list(folder.glob("events.out.tfevents.*")))  # two files of one second would share a name
-        self._writer = EventsWriter(str(folder / "events"), filename_suffix=f".{count}")
+        count = len(list(folder.glob("events.out.tfevents.*")))  # one file a process; readers take them in this order
+        self._writer = RecordWriter(str(folder / f"events.out.tfevents.{count:04}"))
+        self._write(file_version="brain.Event:2")
 
     def scalar(self, name: str, value: float, env_steps: int) -> None:
         self._write(step=env_steps, summary=self._summary.scalar(name, value))
@@ -297,21 +301,25 @@ class _Events:
 
     def _write(self, **fields: Any) -> None:
         event = self._proto.Event(wall_time=time.time(), **fields)
-        self._attempt(lambda writer: writer.write_event(event))
+        self._attempt(lambda writer: writer.write(event.SerializeToString()))
 
     def flush(self) -> None:
         self._attempt(lambda writer: writer.flush())
 
     def close(self) -> None:
+        self.flush()
         self._attempt(lambda writer: writer.close())
         self._writer = None
 
     def _attempt(self, action: Callable[[Any], Any]) -> None:
+        writer = self._writer
         try:
-            if self._writer is not None:
-                action(self._writer)
+            if writer is not None:
+                action(writer)
         except OSError as error:  # what follows a torn record cannot be read
             self._writer = None
+            with suppress(OSError):
+                writer.close()
             warnings.warn(f"no more events in {self._folder}: {error.strerror or error}", RuntimeWarning, stacklevel=4)
 
 

@@ -3,7 +3,10 @@
 import base64
 import html
 import itertools
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30)
         reason = error.strerror or str(error).strip().splitlines()[0]
         raise UserError(f"cannot write {path}: {reason}; choose another folder or free some space") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return next(count)
 
 
@@ -173,12 +177,41 @@ def _prepared(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
 
 
 def _write_mp4(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float) -> None:
-    from imageio.v2 import get_writer
+    """Pipes frames into imageio's ffmpeg. imageio's own writer forks, which may hang a process in which JAX runs."""
+    from imageio_ffmpeg import get_ffmpeg_exe
 
-    settings = {"codec": "libx264", "quality": 8, "macro_block_size": 1, "output_params": ["-movflags", "+faststart"]}
-    with get_writer(path, format="FFMPEG", mode="I", fps=fps, **settings) as writer:
-        for frame in itertools.chain([first], rest):
-            writer.append_data(frame)
+    source = [
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-s",
+        f"{first.shape[1]}x{first.shape[0]}",
+        "-r",
+        str(fps),
+        "-i",
+        "-",
+    ]
+    codec = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    try:
+        command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *codec, str(path)]
+    except RuntimeError as error:
+        raise UserError("there is no ffmpeg: install imageio[ffmpeg], or write a .gif") from error
+    with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
+        try:
+            for frame in itertools.chain([first], rest):
+                ffmpeg.stdin.write(frame.tobytes())
+        except BrokenPipeError:
+            pass  # it has ended, and says why below
+        except BaseException:
+            ffmpeg.kill()
+            raise
+        finally:
+            with suppress(OSError):
+                ffmpeg.stdin.close()
+        if ffmpeg.wait() != 0:
+            log.seek(0)
+            raise OSError((log.read().decode(errors="replace").strip().splitlines() or ["ffmpeg failed"])[-1])
 
 
 def _write_gif(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float) -> None:

@@ -1,0 +1,122 @@
+"""Learning in tables: counts of transitions, the empirical model they give, and Q-learning's update, as pure functions.
+
+Shapes: B worlds, S states, A actions. Everything runs under `jit` and `vmap`; states and actions are indices.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxql.bellman import q_learning
+from jaxql.errors import UserError
+from jaxql.types import MDP, Array
+
+
+class Counts(NamedTuple):
+    """What was seen of a world, by (state, action, next state)."""
+
+    transitions: Array  # [S, A, S] int32, how often
+    rewards: Array  # [S, A, S] their sum
+    ends: Array  # [S, A, S] int32, how many of the transitions terminated
+
+
+def empty_counts(num_states: int, num_actions: int) -> Counts:
+    """Counts of nothing.
+
+    >>> empty_counts(2, 3).transitions.shape
+    (2, 3, 2)
+    """
+    shape = num_states, num_actions, num_states
+    return Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.result_type(float)), jnp.zeros(shape, jnp.int32))
+
+
+def count(counts: Counts, state, action, reward, terminated, next_state, real) -> Counts:
+    """Adds the transitions of B worlds, [B] each or scalars; worlds that meet add up.
+
+    Rows that are not `real` (a world resetting itself) are ignored. Only `terminated` counts as an end: a truncated
+    episode merely stopped being watched.
+
+    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
+    >>> int(seen.transitions[0, 0, 1]), float(seen.rewards[0, 0, 1]), int(seen.ends[0, 0, 1])
+    (1, 3.0, 1)
+    """
+    row, real = (state, action, next_state), jnp.asarray(real, bool)
+    earned = jnp.where(real, reward, 0).astype(counts.rewards.dtype)
+    return Counts(
+        transitions=counts.transitions.at[row].add(real.astype(jnp.int32)),
+        rewards=counts.rewards.at[row].add(earned),
+        ends=counts.ends.at[row].add((real & jnp.asarray(terminated, bool)).astype(jnp.int32)),
+    )
+
+
+def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=None, step_limit=None) -> MDP:
+    """The maximum-likelihood model of the counts, K = 2 S: k = s' is s' and on, k = S + s' is s' and the end.
+
+    The two are kept apart since one transition may end at times and not at others. Their probabilities are n / N and
+    their reward is the mean seen from (s, a) to s', the same for both: sum p r is then the mean reward exactly.
+
+    A pair (s, a) never visited has no frequencies, so its model is a choice:
+      "zero"        ends at once with reward 0: worth 0 (a table that started at 0 and was never updated)
+      "self"        stays in s with reward 0: worth discount * V(s), never better than what s is known to offer
+      "optimistic"  ends at once with reward `value`: worth that, at any discount; give r_max / (1 - discount) (R-max)
+
+    Args:
+      start: [S] distribution of the first state; None is uniform, for counts do not know where episodes began.
+      step_limit: of the episodes, or None.
+
+    Raises: UserError for another `unvisited`.
+    Source: Sutton & Barto (2018), section 6.3; Brafman & Tennenholtz (2002) for the optimistic model.
+
+    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
+    >>> empirical_mdp(seen).probability[0, 0].tolist()
+    [0.0, 0.0, 0.0, 1.0]
+    """
+    if unvisited not in ("zero", "self", "optimistic"):
+        raise UserError(f'unvisited is {unvisited!r}; it must be "zero", "self" or "optimistic"')
+    num_states, num_actions, _ = counts.transitions.shape
+    dtype, states = counts.rewards.dtype, jnp.arange(num_states, dtype=jnp.int32)
+    seen = jnp.concatenate([counts.transitions - counts.ends, counts.ends], axis=-1)
+    total = jnp.sum(seen, axis=-1, keepdims=True)
+    mean = counts.rewards / jnp.maximum(counts.transitions, 1).astype(dtype)
+
+    column = states[:, None, None] + (0 if unvisited == "self" else num_states)
+    assumed = (jnp.arange(2 * num_states) == column).astype(dtype)
+    frequency = seen.astype(dtype) / jnp.maximum(total, 1).astype(dtype)
+    invented = jnp.asarray(value if unvisited == "optimistic" else 0, dtype)
+    shape = num_states, num_actions, 2 * num_states
+    return MDP(
+        next_state=jnp.broadcast_to(jnp.concatenate([states, states]), shape),
+        probability=jnp.where(total == 0, assumed, frequency),
+        reward=jnp.where(total == 0, assumed * invented, jnp.concatenate([mean, mean], axis=-1)),
+        ends=jnp.broadcast_to(jnp.arange(2 * num_states) >= num_states, shape),
+        start=jnp.full(num_states, 1 / num_states, dtype) if start is None else jnp.asarray(start, dtype),
+        step_limit=step_limit,
+    )
+
+
+def q_learning_update(q, state, action, reward, discount, next_state, real, learning_rate) -> tuple[Array, Array]:
+    """One step of Q-learning from each of B worlds: q[s, a] += learning_rate * (r + discount * max q[s'] - q[s, a]).
+
+    The worlds are applied one after another, each to the table that the last one left: errors of worlds that meet in
+    one (s, a), if summed, multiply the learning rate by their number and diverge.
+
+    Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
+    a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
+    Returns: the new q, and the TD errors [B], 0 where not `real`.
+    Source: Watkins & Dayan (1992), https://doi.org/10.1007/BF00992698
+
+    >>> q, errors = q_learning_update(jnp.zeros((2, 1)), *map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])), 0.1)
+    >>> errors.tolist(), round(float(q[0, 0]), 6)
+    ([1.0], 0.1)
+    """
+    q = jnp.asarray(q)
+
+    def one_world(q, row):
+        state, action, reward, discount, next_state, real, learning_rate = row
+        error = jnp.where(real, q_learning(q[state], action, reward, discount, q[next_state]), 0)
+        step = jnp.where(real, learning_rate * error, 0)  # an unreal row may hold anything, NaN too
+        return q.at[state, action].add(step.astype(q.dtype)), error.astype(q.dtype)
+
+    rows = state, action, reward, discount, next_state, real, learning_rate
+    return jax.lax.scan(one_world, q, tuple(jnp.broadcast_to(jnp.asarray(x), jnp.shape(state)) for x in rows))
