@@ -195,10 +195,10 @@ def _sweep(mdp, discount, of_states, noise, sweeps: _Sweeps) -> _Sweeps:
 
 
 def _noise(mdp, slack, discount, unit, discount_unit, values, q):
-    """How far a backup of `values` may be off that of the exact model, whose numbers were rounded by `unit`.
+    """How far a backup of `values` may be off the exact model's, the numbers of which were rounded by `unit`.
 
-    Rewards, unless whole, and discount: unit * sum p (|r| + discount |v|). Probabilities, divided by their sum as they
-    are: unit * their mean absolute deviation; as they were: `slack`, by which they miss 1. Arithmetic: log2(K) additions.
+    Rewards, unless whole, and discount: unit * sum p (|r| + discount |v|). Probabilities, divided by their sum: unit *
+    the mean absolute deviation of what they weigh; undivided: `slack`, by which they miss 1. Arithmetic: log2(K) sums.
     """
     ahead = discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
     deviation = unit * _tree_sum(mdp.probability * jnp.abs(mdp.reward + ahead - q[..., None]))
@@ -392,7 +392,10 @@ def _tree_sum(x):
 
 
 def _argmax(q):
-    return jax.lax.argmax(q, q.ndim - 1, jnp.int32)  # jnp's counts in int64 here, which an outer jit may not know
+    """Lowest index of the largest, int32 throughout: an outer jit without float64 cannot lower jnp's argmax of it."""
+    action = jax.lax.broadcasted_iota(jnp.int32, q.shape, q.ndim - 1)
+    best = q == jnp.max(q, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(best, action, jnp.int32(q.shape[-1] - 1)), axis=-1)
 
 
 def _rounded(x, dtype):

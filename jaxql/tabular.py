@@ -41,8 +41,8 @@ def count(counts: Counts, state, action, reward, terminated, next_state, real) -
     >>> int(seen.transitions[0, 0, 1]), float(seen.rewards[0, 0, 1]), int(seen.ends[0, 0, 1])
     (1, 3.0, 1)
     """
-    row, real = (state, action, next_state), jnp.asarray(real, bool)
-    earned = jnp.where(real, reward, 0).astype(counts.rewards.dtype)
+    row, real = tuple(map(jnp.asarray, (state, action, next_state))), jnp.asarray(real, bool)
+    earned = jnp.where(real, jnp.asarray(reward), 0).astype(counts.rewards.dtype)
     return Counts(
         transitions=counts.transitions.at[row].add(real.astype(jnp.int32)),
         rewards=counts.rewards.at[row].add(earned),
@@ -81,7 +81,7 @@ def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=N
     mean = counts.rewards / jnp.maximum(counts.transitions, 1).astype(dtype)
 
     column = states[:, None, None] + (0 if unvisited == "self" else num_states)
-    assumed = (jnp.arange(2 * num_states) == column).astype(dtype)
+    assumed = (jnp.arange(2 * num_states)[None, None] == column).astype(dtype)
     frequency = seen.astype(dtype) / jnp.maximum(total, 1).astype(dtype)
     invented = jnp.asarray(value if unvisited == "optimistic" else 0, dtype)
     shape = num_states, num_actions, 2 * num_states

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 
 from jaxql.envs import make
+from jaxql.envs.observations import adapt_observations
 from jaxql.envs.seeding import PURPOSES, ActionLog, episode_seed
 from jaxql.errors import UserError
 
@@ -127,8 +128,31 @@ def test_delivered_arrays_are_copies():
     assert len(np.unique(np.stack(kept)[:, 0], axis=0)) > 10
 
 
+def test_conversions_share_no_memory_with_the_env():
+    spaces_shown = [spaces.Box(0, 1, (4,), np.float32), spaces.Box(0, 255, (4,), np.uint8), spaces.Discrete(4)]
+    for space in spaces_shown:
+        _, convert, expected, _ = adapt_observations(SyncVectorEnv([lambda space=space: Shows(space)] * 2), "it")
+        raw = np.zeros(expected.shape, expected.dtype)
+        assert not np.shares_memory(convert(raw), raw)
+
+
+def test_a_reset_in_between_begins_the_next_episodes():
+    worlds = make(Diary, 3, seed=2)
+    worlds.reset()
+    _, (_, _, terminated, truncated, _) = worlds.step((), [0, 0, 0])
+    while not (terminated | truncated).any():
+        _, (_, _, terminated, truncated, _) = worlds.step((), [0, 0, 0])
+    episode = worlds.position()["episode"] + 1
+    obs = worlds.reset()
+    shown = [alone(Diary(), episode_seed(2, "train", w, int(e)), [0, 0]) for w, e in enumerate(episode)]
+    np.testing.assert_allclose(obs, [expected[0] for expected, *_ in shown], rtol=1e-6)
+    _, (obs, *_, real) = worlds.step((), [0, 0, 0])  # those that had ended have no reset of their own to do
+    assert real.all()
+    np.testing.assert_allclose(obs, [expected[1] for expected, *_ in shown], rtol=1e-6)
+
+
 @pytest.mark.parametrize("env", [Diary, "CartPole-v1"])
-@pytest.mark.parametrize("ticks", [0, 1, 23])
+@pytest.mark.parametrize("ticks", [0, 1, 23, 24, 25, 26])
 def test_restored_worlds_go_on_as_if_nothing_had_happened(env, ticks):
     first, second = (make(env, 3, seed=5) for _ in range(2))
     actions = np.random.default_rng(2).integers(0, 2, (ticks + 40, 3))
@@ -348,6 +372,14 @@ def test_a_replaced_version_runs_as_its_successor_and_says_so():
     assert worlds.id == "FrozenLake-v1"
     assert worlds.notes == ["FrozenLake-v0 is no longer in Gymnasium: running FrozenLake-v1"]
     assert make("CartPole-v1", 1).notes == []
+
+
+def test_the_model_of_a_table():
+    lake = make("FrozenLake-v1", 2, env_args={"is_slippery": False})
+    states, actions = lake.spec.num_states, lake.spec.num_actions
+    assert lake.mdp.next_state.shape[:2] == (states, actions) == (16, 4)
+    assert (lake.mdp.probability.max(axis=-1) == 1).all()
+    assert make("CartPole-v1", 1).mdp is None
 
 
 def test_given_vector_envs_may_be_wrapped():

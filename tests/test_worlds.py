@@ -61,6 +61,13 @@ def assert_drawn_from(counts, probability):
     assert statistic < freedom + 4 * np.sqrt(2 * freedom) + 8
 
 
+def test_what_has_probability_zero_is_not_drawn_even_by_the_smallest_number(monkeypatch):
+    """`jax.random.uniform` may be exactly 0."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.zeros(()))
+    world = from_mdp(random_mdp()._replace(start=jnp.asarray([0, 0, 0.5, 0.5], float)))
+    assert int(world.reset(jax.random.key(0))) == 2
+
+
 def test_worlds_draw_independently():
     _, obs, *_ = rollout(from_mdp(random_mdp()), 2, 3000)
     assert abs(np.corrcoef(obs.T)[0, 1]) < 0.1

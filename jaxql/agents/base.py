@@ -33,6 +33,7 @@ class RunConfig:
     updates: int = within(1, 1)  # updates a round
     warmup_steps: int = within(0, 0)  # env steps before the first update
     log_every: int = within(1_000, 1)  # env steps between rows of metrics.csv
+    checkpoint_every: int = within(10_000, 1)  # env steps between writes of the last checkpoint
     test_every: int = within(5_000, 1)  # env steps between tests
     test_from: float = -math.inf  # tests begin when the mean return of the last 10 training episodes first passes it
     test_episodes: int = within(20, 1)  # full episodes of a test, each in an environment of its own, epsilon 0

@@ -101,7 +101,7 @@ def dqn(
         metrics = {
             "loss": value,
             "epsilon": epsilon_of(state),
-            "gradient_norm": optax.global_norm(gradient),
+            "gradient_norm": optax.tree.norm(gradient),
             "q_mean": losses.weighted_mean(q_values, batch.weight),
         }
         return state._replace(params=params, target=target, opt_state=opt_state, updates=updates), metrics

@@ -14,9 +14,10 @@ from jaxql.types import Agent, Network, Spec, Step
 
 @dataclasses.dataclass(frozen=True)
 class Config(RunConfig):
-    """Settings of value iteration and Q-iteration on a sampled model; an iteration is `ticks` random steps."""
+    """Settings of value iteration and Q-iteration on a sampled model; one sweep an iteration."""
 
-    ticks: int = within(100, 1)  # random steps of every environment an iteration
+    num_envs: int = within(10, 1)  # an iteration is num_envs * ticks random steps: the notebook's 100
+    ticks: int = within(10, 1)
     discount: float = within(0.9, 0, 1)  # gamma
     epsilon: float = within(1.0, 0, 1)  # actions are random
     log_every: int = within(100, 1)  # env steps between rows of metrics.csv

@@ -59,7 +59,7 @@ def _plain(space, num_worlds):
 
 
 def _masked(space, env, id):
-    """(convert, obs, num_states) of {"observation", "action_mask"}."""
+    """(convert, obs, None) of {"observation", "action_mask"}: such observations index no table."""
     inner, mask, actions = space["observation"], space["action_mask"], env.single_action_space
     if not isinstance(inner, spaces.Box | spaces.Discrete):
         raise UserError(
@@ -67,10 +67,10 @@ def _masked(space, env, id):
         )
     if isinstance(actions, spaces.Discrete) and mask.shape != (actions.n,):
         raise UserError(f"{id}: its action_mask has shape {mask.shape}, but it has {actions.n} actions")
-    convert, obs, num_states = _plain(inner, env.num_envs)
+    convert, obs, _ = _plain(inner, env.num_envs)
 
     def convert_both(both):
         return {"observation": convert(both["observation"]), "action_mask": np.array(both["action_mask"], dtype=bool)}
 
     both = {"observation": obs, "action_mask": jax.ShapeDtypeStruct((env.num_envs, *mask.shape), bool)}
-    return convert_both, both, num_states
+    return convert_both, both, None

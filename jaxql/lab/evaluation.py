@@ -1,6 +1,6 @@
 """Playing full episodes with a policy, apart from training."""
 
-import hashlib
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: 
     """Plays one full episode in every world of `env`, a HostEnv, and leaves the others waiting until all are done.
 
     Args:
-      agent: its `policy` is used; jit it first (`jaxql.loop.compiled`).
+      agent: its `policy` is used.
       params: of the policy.
       env: worlds without life-loss ends, so that episodes are full games.
       key: of the policy's random numbers (ties, epsilon).
@@ -49,26 +49,31 @@ def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: 
     obs, memory, worlds = env.reset(), (), env.spec.num_worlds
     env.take_episodes()
     going, capped = np.ones(worlds, bool), np.zeros(worlds, bool)
-    returns, lengths = np.zeros(worlds), np.zeros(worlds, int)
-    digests = [hashlib.sha256() for _ in range(worlds)]
+    returns, lengths, played = np.zeros(worlds), np.zeros(worlds, int), []
     for tick in range(step_cap):
-        action, memory = agent.policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
+        action, memory = _act(agent.policy, params, obs, memory, key, tick, epsilon)
         _, (obs, reward, terminated, truncated, _) = env.step((), action)
         reward, terminated, truncated = np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
-        for world, move, r in zip(np.flatnonzero(going), np.asarray(action)[going], reward[going], strict=True):
-            digests[world].update(b"%d %r;" % (move, float(r)))
-        returns[going] += reward[going]
-        lengths[going] += 1
+        played.append((np.asarray(action), reward))
+        returns += np.where(going, reward, 0)
+        lengths += going
         capped |= going & truncated
         going &= ~(terminated | truncated)
         if not going.any():
             break
-    return Evaluation(returns, lengths, capped | going, len({digest.digest() for digest in digests}))
+    actions, rewards = (np.stack(x, axis=1) for x in zip(*played, strict=True))  # [worlds, ticks]
+    stories = {(actions[w, :n].tobytes(), rewards[w, :n].tobytes()) for w, n in enumerate(lengths)}
+    return Evaluation(returns, lengths, capped | going, len(stories))
+
+
+@functools.partial(jax.jit, static_argnames="policy")
+def _act(policy, params, obs, memory, key, tick, epsilon):
+    return policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
 
 
 def exact_report(mdp, q_values) -> str:
     """What the greedy policy of a table is worth on the true model, beside the best possible, as one line."""
-    policy = planning.greedy_policy(q_values)
+    policy = planning.greedy_policy(q_values, tie="uniform")
     worth, best = planning.expected_return(mdp, policy), planning.best_return(mdp)
     name = "success probability" if is_success(mdp) else f"mean return over all {int(np.sum(mdp.start > 0))} starts"
     return f"exact {name} of the greedy policy: {float(worth):.3f}; best possible: {float(best):.3f}"

@@ -57,6 +57,7 @@ class Progress:
         if self._live:
             self._live.console.print(line, markup=False, highlight=False)
         elif not self._quiet:
+            self._flush()
             print(line, file=self._stream, flush=True)
 
     def steps_per_second(self) -> float:

@@ -132,7 +132,7 @@ class Training:
         self.recent = deque(maxlen=100)  # returns of the last training episodes
         self.fresh = []  # returns of those since the last row
         self.episodes = self.env_steps = self.tests = 0
-        self.next_log, self.next_test = config.log_every, config.test_every
+        self.next_log, self.next_test, self.next_save = config.log_every, config.test_every, config.checkpoint_every
         self.testing = config.test_from == -math.inf
         self.best, self.tested, self.solved = None, False, False
         self.test_env, self.test_mean = None, math.nan
@@ -183,7 +183,10 @@ class Training:
             self.testing = due = True
         if due:
             self.next_test = (self.env_steps // config.test_every + 1) * config.test_every
-            self.test(state) if self.testing else self.keep(state, self.return_mean)
+            self.test(state) if self.testing else self.keep_best(state, self.return_mean)
+        if self.env_steps >= self.next_save:
+            self.next_save = (self.env_steps // config.checkpoint_every + 1) * config.checkpoint_every
+            self.save("last", state, self.return_mean)
         if config.solved_by == "training" and len(self.recent) == self.recent.maxlen:
             self.solved |= self.passes(self.return_mean)
         stop = self.solved and config.stop_when_solved
@@ -210,17 +213,19 @@ class Training:
         self.test_mean = float(np.mean(result.returns))
         if not self.tested:
             self.tested, self.best = True, None  # a test counts for more than any training episodes
-        self.keep(state, self.test_mean)
+        self.keep_best(state, self.test_mean)
         if self.config.solved_by == "test":
             self.solved |= self.passes(self.test_mean)
 
-    def keep(self, state, score: float) -> None:
-        """Writes the last checkpoint, and the best one if the score is higher than before."""
-        metadata = {"env_steps": self.env_steps, "score": score, "scored_by": "test" if self.tested else "training"}
-        checkpoint.save(self.files.folder / "checkpoints" / "last", state.params, metadata)
+    def keep_best(self, state, score: float) -> None:
+        """Writes the best checkpoint if the score is higher than before."""
         if self.best is None or score > self.best or math.isnan(self.best):
             self.best = score
-            checkpoint.save(self.files.folder / "checkpoints" / "best", state.params, metadata)
+            self.save("best", state, score)
+
+    def save(self, name: str, state, score: float) -> None:
+        metadata = {"env_steps": self.env_steps, "score": score, "scored_by": "test" if self.tested else "training"}
+        checkpoint.save(self.files.folder / "checkpoints" / name, state.params, metadata)
 
     def row(self, state):
         """A row of metrics; returns what the callback says."""
@@ -247,7 +252,9 @@ class Training:
 
     def finish(self, state) -> Run:
         """The last checkpoint, the closing lines and the Run."""
-        self.keep(state, math.nan if self.best is not None else self.return_mean)
+        if self.best is None:
+            self.keep_best(state, self.return_mean)
+        self.save("last", state, self.return_mean)
         if self.test_env is not None:
             self.test_env.close()
         seconds = time.perf_counter() - self.began

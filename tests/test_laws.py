@@ -1,0 +1,217 @@
+"""The laws of every agent in the registry, on JAX worlds: one state, several drivers, the same numbers."""
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxql import agents, loop
+from jaxql.agents.base import Hyper
+from jaxql.agents.dqn import dqn
+from jaxql.agents.q_learning import q_learning
+from jaxql.envs.worlds import World, catch, endless, from_mdp, on_host
+from jaxql.planning import from_gymnasium
+from jaxql.replay import Ring, blank_step, uniform_replay
+from jaxql.types import Network
+
+HYPER = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
+WORLDS = 4
+SMALL = {"dqn": dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), double=True)}
+ONLINE = dict(warmup=0, rounds=200, ticks=1, updates=1)  # a table keeps one Step: more ticks would lose some
+REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
+# Two compilations of a network round differently; 200 updates apart they may differ by this. Tables: not at all.
+TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
+
+every_agent = pytest.mark.parametrize("name", agents.REGISTRY)
+
+
+def agent_of(name):
+    entry = agents.REGISTRY[name]
+    return entry.make(entry.config(**SMALL.get(name, {})), catch().spec(WORLDS))
+
+
+def plan_of(agent):
+    return ONLINE if agent.learns_last else REPLAY
+
+
+def program(agent, world=None, plan=None, **limit):
+    """((key, hyper) -> carry after training, (key, hyper) -> carry before it, env_step) of 4 worlds."""
+    begin, env_step = endless(world or catch(), num_worlds=WORLDS, **limit)
+
+    def start(key, hyper):
+        env, obs = begin(key)
+        return agent.init(key, obs, hyper), env, obs
+
+    def run(key, hyper):
+        return loop.train(agent, env_step, start(key, hyper), **(plan or plan_of(agent)))
+
+    return run, start, env_step
+
+
+def gap(a, b) -> float:
+    """The largest difference between two trees."""
+    gaps = jax.tree.map(lambda x, y: np.max(np.abs(np.asarray(x, float) - np.asarray(y, float)), initial=0.0), a, b)
+    return float(np.max(jax.tree.leaves(gaps)))  # np.max: a nan is not lost
+
+
+@every_agent
+def test_host_loop_equals_scan_and_traces_once(name):
+    agent, traces = agent_of(name), Counter()
+
+    def counted(label, f, **options):
+        return jax.jit(lambda *args: traces.update([label]) or f(*args), **options)
+
+    run, start, env_step = program(agent)
+    (compiled, *_), metrics = counted("scan", run)(jax.random.key(0), HYPER)
+    hosted = agent._replace(
+        act=counted("act", agent.act),
+        observe=counted("observe", agent.observe, donate_argnums=0),
+        learn=counted("learn", agent.learn, donate_argnums=0),
+    )
+    state, env, obs = start(jax.random.key(0), HYPER)
+    begun = jax.tree.map(jnp.copy, state.params)
+    plan = plan_of(agent)
+    (state, *_), host_metrics = loop.train(
+        hosted, on_host(env_step, env), (state, (), obs), **plan, scan=loop.host_scan
+    )
+    assert gap(state.params, compiled.params) <= (0 if name != "dqn" else TOLERANCE)
+    assert set(traces.values()) == {1}
+    assert gap(state.params, begun) > 0.01, "nothing was learned"
+    assert state.updates == compiled.updates == plan["rounds"] * plan["updates"]
+    assert state.env_steps == compiled.env_steps
+    if isinstance(state.data, Ring):
+        np.testing.assert_array_equal(state.data.rows.action, compiled.data.rows.action)
+    assert jax.tree.map(np.shape, host_metrics) == jax.tree.map(np.shape, metrics)
+    assert metrics["loss"].shape == (plan["rounds"], plan["updates"])
+
+
+@every_agent
+def test_vmapped_equals_alone(name):
+    agent = agent_of(name)
+    run = program(agent)[0]
+
+    def final(key, discount):
+        return run(key, HYPER._replace(discount=discount))[0][0].params
+
+    keys, discounts = jax.random.split(jax.random.key(1), 2), jnp.array([0.9, 0.5])
+    grid = jax.jit(jax.vmap(jax.vmap(final, (None, 0)), (0, None)))(keys, discounts)
+    alone = jax.jit(final)
+    for i, j in np.ndindex(2, 2):
+        assert gap(jax.tree.map(lambda x, i=i, j=j: x[i, j], grid), alone(keys[i], discounts[j])) < 1e-5
+    assert gap(alone(keys[0], discounts[0]), alone(keys[0], discounts[1])) > 1e-3
+    assert gap(alone(keys[0], discounts[0]), alone(keys[1], discounts[0])) > 1e-3
+
+
+@every_agent
+def test_jit_equals_no_jit_and_keeps_structure(name):
+    agent = agent_of(name)
+    plan = plan_of(agent) | dict(rounds=3, warmup=8)
+    run, start, _ = program(agent, plan=plan)
+    before = start(jax.random.key(2), HYPER)
+    after = run(jax.random.key(2), HYPER)[0]
+    compiled = jax.jit(run)(jax.random.key(2), HYPER)[0]
+    assert gap(after[0].params, compiled[0].params) < 1e-5
+    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in (before[0], after[0])]
+    assert shapes[0] == shapes[1]
+    floats = {x.dtype for x in jax.tree.leaves(after[0]) if jnp.issubdtype(x.dtype, jnp.floating)}
+    assert floats == {jnp.dtype(float) if jax.config.jax_enable_x64 else jnp.dtype(jnp.float32)}
+
+
+@every_agent
+def test_same_seed_same_bytes_other_seed_other_bytes(name):
+    run = jax.jit(program(agent_of(name))[0])
+    first, again, other = (run(jax.random.key(seed), HYPER)[0][0].params for seed in (3, 3, 4))
+    assert gap(first, again) == 0
+    assert gap(first, other) > 0
+
+
+@every_agent
+def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
+    agent = loop.compiled(agent_of(name))
+    _, start, _ = program(agent)
+    key = jax.random.key(0)
+    state, _, obs = start(key, HYPER)
+    arrays = [x for x in jax.tree.leaves(state) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    pointers = [x.unsafe_buffer_pointer() for x in arrays if x.size]
+    assert len(set(pointers)) == len(pointers)
+    if isinstance(state.data, Ring):
+        places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data.rows)]
+        state = agent.observe(state, blank_step(obs))
+        state, _ = agent.learn(state)
+        assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data.rows)] == places
+    assert jax.random.key_data(key).shape, "the caller's key must survive donation"
+
+
+@every_agent
+def test_policy_is_greedy_at_zero_and_random_at_one(name):
+    agent = agent_of(name)
+    (state, env, obs), _ = jax.jit(program(agent)[0])(jax.random.key(0), HYPER)
+    keys = jax.random.split(jax.random.key(1), 200)
+    greedy, random = (
+        np.asarray(jax.vmap(lambda key, e=e: agent.policy(state.params, obs, (), key, e)[0])(keys)) for e in (0.0, 1.0)
+    )
+    assert {tuple(np.unique(column)) for column in random.T} == {(0, 1, 2)}
+    if name == "dqn":
+        assert np.all(greedy == greedy[0])
+
+
+ANNUITY = World(  # pays 1 and never changes
+    reset=lambda key: jnp.int32(0),
+    step=lambda key, state, action: (state, jnp.float32(1), jnp.bool_(False)),
+    num_actions=1,
+    num_states=1,
+)
+BIAS = Network(  # one number, whatever is seen
+    init=lambda key, obs: jnp.zeros(1),
+    apply=lambda params, obs, memory=(), key=None: (jnp.broadcast_to(params, (*obs.shape, 1)), memory),
+)
+PROBES = {
+    "q-learning": (q_learning(1, 1), 0.01),
+    "dqn": (
+        dqn(BIAS, uniform_replay(1200), batch_size=256, penalty=optax.l2_loss, optimizer=optax.identity()),
+        0.1,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_truncation_bootstraps_and_termination_does_not(name):
+    """An annuity of 1 at discount 0.9 is worth 10; if one step in 5 ends it, and all look alike, 1 / (1 - 0.72)."""
+    agent, learning_rate = PROBES[name]
+    plan = dict(warmup=300, rounds=2000, ticks=1, updates=1)
+    hyper = HYPER._replace(learning_rate=learning_rate, target_period_updates=10)
+    for limit_terminates, worth in (False, 10.0), (True, 1 / (1 - 0.9 * 4 / 5)):
+        run = program(agent, ANNUITY, plan, step_limit=5, limit_terminates=limit_terminates)[0]
+        (state, *_), _ = jax.jit(run)(jax.random.key(0), hyper)
+        np.testing.assert_allclose(jax.tree.leaves(state.params)[0].ravel()[0], worth, atol=0.1)
+
+
+def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
+    mdp = from_gymnasium("FrozenLake-v1", is_slippery=False)
+    world = from_mdp(mdp)
+    agent = q_learning(world.num_states, world.num_actions)
+    hyper = HYPER._replace(learning_rate=0.2, exploration_steps=20_000.0)
+    plan = dict(warmup=0, rounds=10_000, ticks=1, updates=1)
+    (state, *_), _ = jax.jit(program(agent, world, plan)[0])(jax.random.key(0), hyper)
+    np.testing.assert_allclose(jnp.max(state.params["q_values"][0]), 0.9**5, atol=1e-3)
+
+
+def test_dqn_catches():
+    """Every ball caught (mean return 1) after 20 seconds at most; without learning the mean is -0.6."""
+    agent = agent_of("dqn")
+    hyper = HYPER._replace(learning_rate=3e-3, exploration_steps=4_000.0, epsilon=0.02)
+    run = jax.jit(program(agent, plan=dict(warmup=100, rounds=1_500, ticks=1, updates=1))[0])
+    (state, env, obs), _ = run(jax.random.key(0), hyper)
+    _, env_step = endless(catch(), num_worlds=WORLDS)
+
+    def play(carry, tick):
+        env, obs = carry
+        action, _ = agent.policy(state.params, obs, (), jax.random.key(0))
+        env, (obs, reward, terminated, *_) = env_step(env, action)
+        return (env, obs), (reward, terminated)
+
+    _, (rewards, ended) = jax.lax.scan(play, (env, obs), None, 300)
+    assert jnp.sum(rewards) / jnp.sum(ended) > 0.9
