@@ -53,6 +53,8 @@ class Hyper(NamedTuple):
     epsilon: Array = 0.0  # where exploration ends, having begun at 1
     exploration_steps: Array = 1.0  # of the env: real rows, not ticks
     target_period_updates: Array = 1
+    decay_updates: Array = 1.0  # updates in which the learning rate falls linearly to ...
+    decay_to: Array = 1.0  # ... this fraction of itself
 
 
 class State(NamedTuple):
@@ -104,6 +106,12 @@ def after(state: State, step: Step, data) -> State:
 def epsilon_of(state: State) -> Array:
     """The exploration rate at this point of the run."""
     return explore.linear_epsilon(state.env_steps, state.hyper.epsilon, state.hyper.exploration_steps)
+
+
+def learning_rate_of(state: State) -> Array:
+    """The learning rate at this point of the run."""
+    hyper = state.hyper
+    return hyper.learning_rate * (1 + (hyper.decay_to - 1) * jnp.minimum(state.updates / hyper.decay_updates, 1))
 
 
 def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:

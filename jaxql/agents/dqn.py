@@ -17,6 +17,7 @@ from jaxql.agents.base import (
     after,
     epsilon_greedy_on,
     epsilon_of,
+    learning_rate_of,
     new_state,
     within,
 )
@@ -39,6 +40,8 @@ class Config(RunConfig):
     capacity: int = within(100_000, 1)  # rows of replay
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
     learning_rate: float = within(2.5e-4, 0)  # Adam's
+    decay_updates: int = within(1, 1)  # updates in which the learning rate falls linearly to decay_to of itself
+    decay_to: float = within(1.0, 0, 1)  # 1 keeps it constant
     adam_epsilon: float = within(1e-8, 0)
     max_gradient_norm: float = within(10.0, 0)  # the global norm; 0 for no limit
     target_period_updates: int = within(500, 1)  # updates between copies into the target network
@@ -96,7 +99,8 @@ def dqn(
             state.params, state.target, batch, network.apply, double=double, penalty=penalty
         )
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, d: p - hyper.learning_rate * d, state.params, direction)
+        rate = learning_rate_of(state)
+        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
         target = optax.periodic_update(params, state.target, updates, hyper.target_period_updates)
         metrics = {
             "loss": value,
@@ -155,13 +159,15 @@ TUNED = {
     ),
     "PongNoFrameskip-v4": dict(
         num_envs=8,
-        updates=2,
         warmup_steps=5_000,
         steps=2_000_000,
         network="nips-cnn",
-        n_step=4,
+        n_step=10,
         discount=0.98,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
+        decay_updates=25_000,
+        decay_to=0.1,
+        adam_epsilon=1e-4,
         clip_rewards=True,
         test_from=17.0,
         test_every=10_000,
