@@ -154,7 +154,7 @@ TUNED = {
         target_period_updates=200,
         exploration_steps=10_000,
         epsilon=0.02,
-        solved_at=475.0,
+        solved_at=490.0,
         test_every=5_000,
     ),
     "PongNoFrameskip-v4": dict(

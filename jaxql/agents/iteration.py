@@ -16,8 +16,8 @@ from jaxql.types import Agent, Network, Spec, Step
 class Config(RunConfig):
     """Settings of value iteration and Q-iteration on a sampled model; one sweep an iteration."""
 
-    num_envs: int = within(10, 1)  # an iteration is num_envs * ticks random steps: the notebook's 100
-    ticks: int = within(10, 1)
+    num_envs: int = within(20, 1)  # an iteration is num_envs * ticks random steps: the notebook's 100
+    ticks: int = within(5, 1)
     discount: float = within(0.9, 0, 1)  # gamma
     epsilon: float = within(1.0, 0, 1)  # actions are random
     log_every: int = within(100, 1)  # env steps between rows of metrics.csv

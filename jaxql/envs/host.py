@@ -79,19 +79,28 @@ class HostEnv:
 
     def step(self, env, action):
         """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
+        obs, reward, terminated, truncated, real = self.tick(action)
+        return (), _on_device(obs, reward, np.stack([terminated, truncated, real]))
+
+    def tick(self, action, idle=None):
+        """One tick in NumPy: (next_obs, reward, terminated, truncated, real).
+
+        Worlds in `idle` [B] play on unwatched: their next episode needs no seed of ours, which is what resetting costs.
+        """
         if self._episode[0] < 0:
             raise UserError(f"{self.id}: call reset() before step()")
         action, resets = self._checked_action(action), self._over
         obs, reward, terminated, truncated, life_lost = self._play(action)
         self._ticks += 1
         self._log.append(action)
-        if resets.any():  # they have just reset themselves, from a seed of their own: once more, from ours
-            obs = self._begin(resets)
+        due = resets if idle is None else resets & ~idle
+        if due.any():  # they have just reset themselves, from a seed of their own: once more, from ours
+            obs = self._begin(due)
         over = (terminated | truncated) & ~resets
         reward = np.where(resets, 0, reward)
         self._count(reward, ~resets, over)
-        flags = np.stack([over & terminated | life_lost & ~resets, over & truncated, ~resets])
-        return (), _on_device(self._checked_obs(obs), self._checked_reward(reward), flags)
+        flags = over & terminated | life_lost & ~resets, over & truncated, ~resets
+        return self._checked_obs(obs), self._checked_reward(reward), *flags
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call, in order."""

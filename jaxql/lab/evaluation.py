@@ -52,9 +52,9 @@ def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: 
     returns, lengths, played = np.zeros(worlds), np.zeros(worlds, int), []
     for tick in range(step_cap):
         action, memory = _act(agent.policy, params, obs, memory, key, tick, epsilon)
-        _, (obs, reward, terminated, truncated, _) = env.step((), action)
-        reward, terminated, truncated = np.asarray(reward), np.asarray(terminated), np.asarray(truncated)
-        played.append((np.asarray(action), reward))
+        action = np.asarray(action)  # also waits until obs has been read: its memory may be the emulator's
+        obs, reward, terminated, truncated, _ = env.tick(action, idle=~going)
+        played.append((action, reward))
         returns += np.where(going, reward, 0)
         lengths += going
         capped |= going & truncated
