@@ -155,7 +155,7 @@ def _train(argv: list[str]) -> int:
         for field in dataclasses.fields(defaults)
         if getattr(given.settings, field.name) != getattr(defaults, field.name)
     }
-    training.train(
+    run = training.train(
         name,
         given.env,
         seed=given.seed,
@@ -165,7 +165,7 @@ def _train(argv: list[str]) -> int:
         init_from=given.init_from,
         **changes,
     )
-    return 0
+    return 130 if run.interrupted else 0
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import types
 import typing
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -142,7 +141,10 @@ def check(config) -> None:
                 raise UserError(f"{field.name} is {value!r}; it must be one of {', '.join(typing.get_args(kind))}")
         elif kind in (int, float):
             _check_number(field, value, kind)
-        elif isinstance(kind, type) and not isinstance(kind, types.GenericAlias) and not isinstance(value, kind):
+        elif typing.get_origin(kind) is tuple:
+            if not isinstance(value, tuple) or not all(type(x) is int and x > 0 for x in value):
+                raise UserError(f"{field.name} is {value!r}; it must be a tuple of whole numbers above 0")
+        elif not isinstance(value, kind):
             raise UserError(f"{field.name} is {value!r}; it must be a {kind.__name__}")
 
 

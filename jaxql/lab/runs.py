@@ -26,6 +26,7 @@ class Run:
     config: Any
     state: Any = None  # as it was after the last step; None for a run that was opened
     solved: bool | None = None
+    interrupted: bool = False  # from the keyboard
     env_steps: int | None = None
     seconds: float | None = None
     best_score: float | None = None  # mean return of the best checkpoint's test, or of training if none was tested

@@ -1,9 +1,12 @@
 """A training run: the loop in chunks, and between them rows of metrics, tests, checkpoints and the stop rule."""
 
+import contextlib
 import dataclasses
 import functools
 import math
 import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -74,7 +77,7 @@ def train(
     if isinstance(env, VectorEnv):
         settings["num_envs"] = env.num_envs
     config = agents.settings(entry, make_env.id, preset, **settings)
-    env = make_env(config.num_envs, seed=seed, purpose="train", life_loss=config.life_loss)
+    given, env = env, make_env(config.num_envs, seed=seed, purpose="train", life_loss=config.life_loss)
     try:
         agent = loop.compiled(entry.make(config, env.spec, network))
         key = jax.random.key(seed)
@@ -96,7 +99,8 @@ def train(
             training = Training(agent, config, env, make_env, files, progress, callback, seed)
             return training.run(key, initial)
     finally:
-        env.close()
+        if not isinstance(given, VectorEnv):  # who made it closes it
+            env.close()
 
 
 def _entry(agent) -> tuple[agents.Entry, str]:
@@ -134,36 +138,52 @@ class Training:
         self.episodes = self.env_steps = self.tests = 0
         self.next_log, self.next_test, self.next_save = config.log_every, config.test_every, config.checkpoint_every
         self.testing = config.test_from == -math.inf
-        self.best, self.tested, self.solved = None, False, False
+        self.best, self.tested, self.solved, self.interrupted = None, False, False, False
         self.test_env, self.test_mean = None, math.nan
         self.chunks = []  # metrics since the last row
 
     def run(self, key, initial) -> Run:
-        """Trains to the end, whatever ends it: solved, out of steps, the callback, or the keyboard."""
+        """Trains until it is solved, out of steps, or stopped by the callback or from the keyboard."""
         config, obs = self.config, self.env.reset()
         state = self.agent.init(key, obs, hyper_of(config))
         if initial is not None:
             state = _start_from(state, initial)
         carry, warmup, stop = (state, (), obs), math.ceil(config.warmup_steps / config.num_envs), False
         per_round = config.num_envs * config.ticks
-        try:
-            while not stop and self.env_steps < config.steps:
+        with self.stopping_on_interrupt():
+            while not stop and not self.interrupted and self.env_steps < config.steps:
                 ahead = config.steps - self.env_steps - warmup * config.num_envs
                 carry, metrics = loop.train(
                     self.agent,
                     self.env.step,
                     carry,
                     warmup=warmup,
-                    rounds=max(1, min(config.log_every // per_round, config.test_every // per_round, ahead // per_round)),
+                    rounds=max(1, min(config.log_every, config.test_every, ahead) // per_round),
                     ticks=config.ticks,
                     updates=config.updates,
                     scan=loop.host_scan,
                 )
                 warmup = 0
                 stop = self.after_chunk(carry[0], metrics)
-        except KeyboardInterrupt:
-            self.progress.note("interrupted")
         return self.finish(carry[0])
+
+    @contextlib.contextmanager
+    def stopping_on_interrupt(self):
+        """Ctrl-C ends the run after the rounds under way, whose state is whole; a second one ends it at once."""
+
+        def stop(*_):
+            self.interrupted = True
+            self.progress.note("interrupted: stopping")
+            signal.signal(signal.SIGINT, before)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGINT, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def after_chunk(self, state, metrics) -> bool:
         """Keeps the books after some rounds; returns whether the run is over."""
@@ -265,6 +285,7 @@ class Training:
             self.config,
             state,
             solved=self.solved,
+            interrupted=self.interrupted,
             env_steps=self.env_steps,
             seconds=seconds,
             best_score=self.best,

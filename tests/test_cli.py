@@ -1,0 +1,162 @@
+"""The command line: what it says, what it writes, and one line for whatever is wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from jaxql import agents, cli
+
+LAKE = ["q-learning", "--env", "FrozenLake-v1", "--env-arg", "is_slippery=False"]
+
+
+def run(*argv, **kwargs):
+    return subprocess.run([sys.executable, "-m", "jaxql", *argv], capture_output=True, text=True, timeout=300, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "lake"
+    result = run("train", *LAKE, "--seed", "1", "--out", str(folder))
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_training_prints_settings_progress_and_a_verdict(lake):
+    folder, output = lake
+    lines = output.splitlines()
+    assert any(line.startswith("settings: ") and "learning_rate=0.2" in line for line in lines)
+    assert any("steps/s" in line for line in lines)
+    assert any(line.startswith("exact success probability of the greedy policy: 1.000") for line in lines)
+    assert re.match(rf"solved after \d+ env steps and [\d.]+ s: .*; run folder {re.escape(str(folder))}$", lines[-1])
+
+
+def test_evaluate_and_record_read_the_run(lake, tmp_path):
+    folder, _ = lake
+    result = run("evaluate", str(folder), "--episodes", "3", "--json")
+    summary = json.loads(result.stdout)
+    assert summary["mean"] == 1.0
+    assert {"episodes", "distinct", "mean", "std", "min", "max"} <= set(summary)
+    for name in "video.mp4", "video.gif":
+        result = run("record", str(folder), "--out", str(tmp_path / name))
+        assert result.returncode == 0, result.stderr
+        assert (tmp_path / name).stat().st_size > 1_000
+
+
+def test_a_replaced_env_is_run_as_its_newer_version(tmp_path):
+    result = run("train", "q-learning", "--env", "Taxi-v3", "--steps", "500", "--out", str(tmp_path / "taxi"))
+    assert result.stdout.startswith("Taxi-v3 is no longer in Gymnasium: running Taxi-v4\n")
+    assert "learning_rate=0.3" in result.stdout, "settings are those tuned for the newer version"
+    assert result.stdout.splitlines()[-1].startswith("not solved after 5")
+
+
+BAD = {
+    "nothing": ([], "usage: jaxql COMMAND"),
+    "command": (["trian"], 'no command "trian" (did you mean "train"?)'),
+    "agent": (["train", "dqm", "--env", "CartPole-v1"], 'no agent "dqm" (did you mean "dqn"?)'),
+    "no agent": (["train"], "AGENT is missing"),
+    "no env": (["train", "dqn"], "--env"),
+    "env": (["train", "dqn", "--env", "CartPoll-v1"], 'did you mean "CartPole-v1"'),
+    "game": (["train", "dqn", "--env", "PonkNoFrameskip-v4"], 'did you mean "PongNoFrameskip-v4"'),
+    "old form": (["train", "dqn", "--env", "Pong-v4"], "use PongNoFrameskip-v4 or ALE/Pong-v5"),
+    "continuous": (["train", "dqn", "--env", "MountainCarContinuous-v0"], "Q-learning needs a Discrete one"),
+    "no table": (["train", "q-learning", "--env", "CartPole-v1"], "needs discrete observations"),
+    "flag": (["train", "dqn", "--env", "CartPole-v1", "--lerning-rate", "1"], 'did you mean "--learning-rate"'),
+    "preset": (["train", "dqn", "--env", "CartPole-v1", "--preset", "notbook"], 'did you mean "notebook"'),
+    "word": (["train", "dqn", "--env", "CartPole-v1", "--steps", "many"], "--steps"),
+    "negative": (["train", "dqn", "--env", "CartPole-v1", "--steps", "-5"], "steps is -5; it must be at least 1"),
+    "nan": (["train", "dqn", "--env", "CartPole-v1", "--learning-rate", "nan"], "learning_rate is nan"),
+    "huge": (["train", "dqn", "--env", "CartPole-v1", "--learning-rate", "1e400"], "learning_rate is inf"),
+    "range": (["train", "dqn", "--env", "CartPole-v1", "--discount", "1.01"], "at most 1"),
+    "choice": (["train", "dqn", "--env", "CartPole-v1", "--loss", "hubber"], "huber"),
+    "seed": (["train", "dqn", "--env", "CartPole-v1", "--seed", "-1"], "a seed is a whole number, 0 or greater"),
+    "env arg": (["train", "dqn", "--env", "CartPole-v1", "--env-arg", "fast"], "is not KEY=VALUE"),
+    "env arg name": (["train", *LAKE, "--env-arg", "slipery=False"], "slipery"),
+    "init": (["train", *LAKE, "--init-from", "nowhere"], "no run folder nowhere"),
+    "missing run": (["evaluate", "nowhere"], "nowhere"),
+    "episodes": (["evaluate", "nowhere", "--episodes", "0"], "episodes is 0; it must be at least 1"),
+    "half": (["evaluate", "nowhere", "--episodes", "1.5"], "--episodes"),
+    "missing run to record": (["record", "nowhere", "--out", "x.mp4"], "nowhere"),
+    "no out": (["record", "nowhere"], "--out"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
+    argv, expected = BAD[case]
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(argv) == 2
+    out, err = capsys.readouterr()
+    assert expected in (err or out)
+    assert "Traceback" not in out + err
+    assert case == "nothing" or len(err.splitlines()) == 1, err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_existing_folder_and_an_unknown_kind_of_video_are_refused(lake, tmp_path, capsys):
+    folder, _ = lake
+    before = sorted(path.name for path in folder.rglob("*"))
+    assert cli.main(["train", *LAKE, "--out", str(folder)]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert sorted(path.name for path in folder.rglob("*")) == before
+    assert cli.main(["record", str(folder), "--out", str(tmp_path / "video.avi")]) == 2
+    assert "must end in .mp4 or .gif" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_checkpoint_is_one_line(lake, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(lake[0], copy)
+    (copy / "checkpoints" / "best.json").write_text("{}")
+    assert cli.main(["evaluate", str(copy)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    (copy / "config.json").write_text("{")
+    assert cli.main(["evaluate", str(copy)]) == 2
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_help_answers_without_jax():
+    code = "import sys; from jaxql.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
+    code += "assert 'jax' not in sys.modules and 'gymnasium' not in sys.modules"
+    for argv in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["record", "--help"], ["--version"]):
+        took = []
+        for _ in range(3):
+            start = time.perf_counter()
+            result = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
+            took.append(time.perf_counter() - start)
+            assert result.stdout
+        assert min(took) < 1, f"{argv} took {took} s"
+
+
+def test_help_of_an_agent_shows_its_settings_tuned_for_the_env(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["train", "dqn", "--env", "CartPole-v1", "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "--target-period-updates" in text
+    assert "default: 0.0005" in text
+
+
+def test_the_command_line_knows_the_registry():
+    assert tuple(agents.REGISTRY) == cli.AGENTS
+
+
+def test_a_keyboard_interrupt_keeps_the_run(tmp_path):
+    import signal
+
+    folder = tmp_path / "run"
+    argv = [sys.executable, "-m", "jaxql", "train", "q-learning", "--env", "CliffWalking-v1", "--out", str(folder)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=os.environ)
+    while "steps/s" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted" in output
+    assert (folder / "checkpoints" / "last.json").exists()
