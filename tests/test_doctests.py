@@ -1,0 +1,20 @@
+"""The examples in the docstrings run, and public functions have them."""
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import jaxql
+
+MODULES = [m.name for m in pkgutil.walk_packages(jaxql.__path__, "jaxql.") if not m.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    results = doctest.testmod(module)
+    assert results.failed == 0
+    if name in {f"jaxql.{core}" for core in ("bellman", "explore", "losses", "planning", "replay", "tabular")}:
+        assert results.attempted > 0
