@@ -1,0 +1,89 @@
+"""TD errors of one transition."""
+
+import jax.numpy as jnp
+
+from jaxql.bellman.core import batched, bootstrap, product, stopped
+from jaxql.types import Array
+
+
+@batched(0, 0, 0, 0)
+def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of a state value: r_t + discount_t * v_t - v_tm1; all arguments [...].
+
+    Source: Sutton & Barto (2018), equation 6.5, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> print(td_learning(1.0, 2.0, 0.5, 4.0))
+    3.0
+    """
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - v_tm1
+
+
+@batched(1, 0, 0, 0, 1)
+def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of Q-learning: r_t + discount_t * max_a q_t[a] - q_tm1[a_tm1].
+
+    Args:
+      q_tm1: [..., A] action values at t - 1.
+      a_tm1: [...] the action taken, an index into A.
+      r_t: [...] reward.
+      discount_t: [...] gamma, or 0 past a termination.
+      q_t: [..., A] action values at t, the target network's for instance.
+      stop_target_gradients: whether the target is a constant.
+
+    Raises:
+      ValueError: an argument lacks axes, or its batch axes differ from the others'.
+
+    Source: Watkins & Dayan (1992), equation 1, https://doi.org/10.1007/BF00992698
+
+    >>> q_tm1, q_t = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[5.0, 6.0], [7.0, jnp.inf]])
+    >>> print(q_learning(q_tm1, jnp.array([0, 1]), jnp.array([1, 1]), jnp.array([0.5, 0.0]), q_t))
+    [ 3. -3.]
+    """
+    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - q_tm1[a_tm1]
+
+
+@batched(1, 0, 0, 0, 1, 1)
+def double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector, stop_target_gradients=True) -> Array:
+    """TD error [...] of double Q-learning: r_t + discount_t * q_t_value[argmax_a q_t_selector[a]] - q_tm1[a_tm1].
+
+    Shapes and errors as in `q_learning`; `q_t_selector` [..., A] (the online network) chooses the action that
+    `q_t_value` [..., A] (the target network) evaluates.
+
+    Source: van Hasselt, Guez & Silver (2016), equation 4, https://arxiv.org/abs/1509.06461
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(double_q_learning(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), q))
+    2.0
+    """
+    v_t = q_t_value[jnp.argmax(q_t_selector)]
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - q_tm1[a_tm1]
+
+
+@batched(1, 0, 0, 0, 1, 0)
+def sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of SARSA: r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]; shapes and errors as in `q_learning`.
+
+    Source: Sutton & Barto (2018), equation 6.7, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), 1))
+    2.0
+    """
+    return stopped(bootstrap(r_t, discount_t, q_t[a_t]), stop_target_gradients) - q_tm1[a_tm1]
+
+
+@batched(1, 0, 0, 0, 1, 1)
+def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of expected SARSA: r_t + discount_t * sum_a probs_a_t[a] q_t[a] - q_tm1[a_tm1].
+
+    Shapes and errors as in `q_learning`; `probs_a_t` [..., A] is the target policy at t. An action of probability 0
+    does not count, whatever its value.
+
+    Source: Sutton & Barto (2018), equation 6.9, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(expected_sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), jnp.array([0.5, 0.5])))
+    2.5
+    """
+    v_t = jnp.sum(product(probs_a_t, q_t))
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - q_tm1[a_tm1]
