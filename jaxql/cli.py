@@ -196,7 +196,10 @@ def _evaluate(argv: list[str]) -> int:
     if given.json:
         print(json.dumps(summary))
     else:
-        print("{episodes} episodes ({distinct} distinct): mean return {mean:.3f}, std {std:.3f}, ".format(**summary), end="")
+        print(
+            "{episodes} episodes ({distinct} distinct): mean return {mean:.3f}, std {std:.3f}, ".format(**summary),
+            end="",
+        )
         print("min {min:g}, max {max:g}; {capped} cut at a step limit".format(**summary))
     return 0
 

@@ -109,8 +109,14 @@ def test_target_network_is_copied_exactly_every_period_and_shares_nothing():
     config = entry.config(target_period_updates=3, capacity=64, batch_size=4, hidden=(8,), warmup_steps=0)
     agent, obs = entry.make(config, BOX), jnp.ones((2, 4))
     state = agent.init(jax.random.key(0), obs, hyper_of(config))
-    state = state._replace(data=state.data._replace(rows=state.data.rows._replace(
-        real=jnp.ones_like(state.data.rows.real), reward=jnp.ones_like(state.data.rows.reward)), count=jnp.int32(20)))
+    state = state._replace(
+        data=state.data._replace(
+            rows=state.data.rows._replace(
+                real=jnp.ones_like(state.data.rows.real), reward=jnp.ones_like(state.data.rows.reward)
+            ),
+            count=jnp.int32(20),
+        )
+    )
     learn = jax.jit(agent.learn)
     for update in range(1, 10):
         before = state.target

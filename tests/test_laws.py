@@ -114,7 +114,10 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
     after = run(jax.random.key(2), HYPER)[0]
     compiled = jax.jit(run)(jax.random.key(2), HYPER)[0]
     assert gap(after[0].params, compiled[0].params) < 1e-5
-    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree) for tree in (before[0], after[0])]
+    shapes = [
+        jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree)
+        for tree in (before[0], after[0])
+    ]
     assert shapes[0] == shapes[1]
     floats = {x.dtype for x in jax.tree.leaves(after[0]) if jnp.issubdtype(x.dtype, jnp.floating)}
     assert floats == {jnp.dtype(float) if jax.config.jax_enable_x64 else jnp.dtype(jnp.float32)}

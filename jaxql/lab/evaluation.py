@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxql import planning
+from jaxql.errors import UserError
 from jaxql.types import Agent
 
 STEP_CAP = 27_000  # env steps a world: the 108,000 frames of Atari's customary limit
@@ -74,12 +75,10 @@ def _act(policy, params, obs, memory, key, tick, epsilon):
 def exact_report(mdp, q_values) -> str:
     """What the greedy policy of a table is worth on the true model, beside the best possible, as one line."""
     policy = planning.greedy_policy(q_values, tie="uniform")
-    worth, best = planning.expected_return(mdp, policy), planning.best_return(mdp)
-    name = "success probability" if is_success(mdp) else f"mean return over all {int(np.sum(mdp.start > 0))} starts"
+    try:
+        name, worth = "success probability", planning.success_probability(mdp, policy)
+    except UserError:  # not a model of success and failure
+        name = f"mean return over all {int(np.sum(np.asarray(mdp.start) > 0))} starts"
+        worth = planning.expected_return(mdp, policy)
+    best = planning.best_return(mdp)
     return f"exact {name} of the greedy policy: {float(worth):.3f}; best possible: {float(best):.3f}"
-
-
-def is_success(mdp) -> bool:
-    """Whether an episode's return is 1 or 0: every reward is 0, or is 1 and ends the episode."""
-    reward, paid = np.asarray(mdp.reward), np.asarray((mdp.reward != 0) & (mdp.probability > 0))
-    return bool(np.all(reward[paid] == 1) and np.all(np.asarray(mdp.ends)[paid]))

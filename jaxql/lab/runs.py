@@ -79,7 +79,9 @@ class EnvMaker:
         env = self.env
         if isinstance(env, VectorEnv) and purpose != "train":  # the one that was given is busy training
             if getattr(env, "spec", None) is None:
-                raise UserError(f"{self.id}: this vector env has no id to make test worlds from; pass a callable instead")
+                raise UserError(
+                    f"{self.id}: this vector env has no id to make test worlds from; pass a callable instead"
+                )
             env = self.id
         return envs.make(env, num_envs, purpose=purpose, env_args=self.env_args, **options)
 

@@ -26,7 +26,6 @@ from jaxql.lab.progress import Progress
 from jaxql.lab.runs import EnvMaker, Run, load_params
 from jaxql.types import Agent, Network
 
-
 COLUMNS = {"episodes": "episodes", "return_mean": "return (last 100)", "epsilon": "epsilon", "loss": "loss"}
 
 
