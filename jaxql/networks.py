@@ -1,5 +1,6 @@
 """Networks as pairs of pure functions; the only file that imports flax."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -18,6 +19,12 @@ def from_flax(module: nn.Module) -> Network:
     return Network(init=module.init, apply=apply)
 
 
+Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.he_normal())
+Convolution = functools.partial(nn.Conv, padding="VALID", kernel_init=nn.initializers.he_normal())
+# Action values start near 0, so that first targets are rewards and not noise.
+Values = functools.partial(nn.Dense, kernel_init=nn.initializers.variance_scaling(0.01, "fan_in", "normal"))
+
+
 class MLP(nn.Module):
     """Fully connected layers with ReLUs between them; observations are flattened, or one-hot where they are indices."""
 
@@ -31,8 +38,8 @@ class MLP(nn.Module):
         x = obs.reshape(obs.shape[0], -1).astype(dtype) if self.num_states is None else None
         x = jax.nn.one_hot(obs, self.num_states, dtype=dtype) if x is None else x
         for width in self.hidden:
-            x = nn.relu(nn.Dense(width, param_dtype=dtype)(x))
-        return nn.Dense(self.num_actions, param_dtype=dtype)(x)
+            x = nn.relu(Dense(width, param_dtype=dtype)(x))
+        return Values(self.num_actions, param_dtype=dtype)(x)
 
 
 class CNN(nn.Module):
@@ -49,10 +56,9 @@ class CNN(nn.Module):
         x = jnp.moveaxis(obs, -3, -1) if self.channels_first else obs
         x = x.astype(dtype) / (255 if obs.dtype == jnp.uint8 else 1)
         for features, size, stride in self.convolutions:
-            x = nn.Conv(features, (size, size), stride, padding="VALID", param_dtype=dtype)(x)
-            x = nn.relu(x)
-        x = nn.relu(nn.Dense(self.hidden, param_dtype=dtype)(x.reshape(x.shape[0], -1)))
-        return nn.Dense(self.num_actions, param_dtype=dtype)(x)
+            x = nn.relu(Convolution(features, (size, size), stride, param_dtype=dtype)(x))
+        x = nn.relu(Dense(self.hidden, param_dtype=dtype)(x.reshape(x.shape[0], -1)))
+        return Values(self.num_actions, param_dtype=dtype)(x)
 
 
 # features, kernel size and stride of each convolution; width of the hidden layer

@@ -93,10 +93,10 @@ def test_agents_refuse_plans_they_cannot_follow():
 
 
 def test_learning_rate_falls_on_its_line():
-    hyper = Hyper(learning_rate=0.1, decay_updates=100.0, decay_to=0.2)
+    hyper = Hyper(learning_rate=0.1, decay_from=10, decay_updates=100, decay_to=0.2)
     state = new_state(jax.random.key(0), hyper, params=(), data=())
-    rates = [float(learning_rate_of(state._replace(updates=t))) for t in (0, 50, 100, 1000)]
-    np.testing.assert_allclose(rates, [0.1, 0.06, 0.02, 0.02], rtol=1e-5)
+    rates = [float(learning_rate_of(state._replace(updates=t))) for t in (0, 10, 60, 110, 1000)]
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.06, 0.02, 0.02], rtol=1e-5)
 
 
 def test_configs_are_frozen():

@@ -52,8 +52,9 @@ class Hyper(NamedTuple):
     epsilon: Array = 0.0  # where exploration ends, having begun at 1
     exploration_steps: Array = 1.0  # of the env: real rows, not ticks
     target_period_updates: Array = 1
-    decay_updates: Array = 1.0  # updates in which the learning rate falls linearly to ...
-    decay_to: Array = 1.0  # ... this fraction of itself
+    decay_from: Array = 0  # updates after which the learning rate falls ...
+    decay_updates: Array = 1  # ... linearly, in so many ...
+    decay_to: Array = 1.0  # ... to this fraction of itself
 
 
 class State(NamedTuple):
@@ -110,7 +111,8 @@ def epsilon_of(state: State) -> Array:
 def learning_rate_of(state: State) -> Array:
     """The learning rate at this point of the run."""
     hyper = state.hyper
-    return hyper.learning_rate * (1 + (hyper.decay_to - 1) * jnp.minimum(state.updates / hyper.decay_updates, 1))
+    fallen = jnp.clip((state.updates - hyper.decay_from) / hyper.decay_updates, 0, 1)
+    return hyper.learning_rate * (1 + (hyper.decay_to - 1) * fallen)
 
 
 def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:
