@@ -146,7 +146,7 @@ def test_config_says_what_was_run_and_where(tmp_path):
     with RunFiles(tmp_path / "b", {"seed": 7, "agent": Config()}, tensorboard=False):
         pass
     read = read_config(tmp_path / "b")
-    assert read["seed"] == 7 and read["command"] == sys.argv and read["device"]["count"] >= 1
+    assert read["seed"] == 7 and read["command"][1:] == sys.argv[1:] and read["device"]["count"] >= 1
     assert read["config"] == {"seed": 7, "agent": {"hidden": [64, 64], "env": "dict", "rate": 0.5}}
     assert set(read["versions"]) == {"python", *files.PACKAGES} and read["versions"]["numpy"] == np.__version__
 

@@ -37,7 +37,7 @@ class Config(RunConfig):
     n_step: int = within(1, 1)  # steps of reward before the bootstrap
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
-    capacity: int = within(100_000, 1)  # rows of replay
+    capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
     learning_rate: float = within(2.5e-4, 0)  # Adam's
     decay_from: int = within(0, 0)  # updates after which the learning rate falls

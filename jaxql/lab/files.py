@@ -99,7 +99,7 @@ def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "r
 
 def describe(config: dict[str, Any]) -> dict[str, Any]:
     """What config.json says: settings, seed, versions, device, git commit of the current directory, command line."""
-    devices = jax.devices()
+    devices, program = jax.devices(), Path(sys.argv[0]).name
     return {
         "config": config,
         "seed": config.get("seed"),
@@ -107,7 +107,7 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "x64": bool(jax.config.jax_enable_x64),
         "git": _git(),
-        "command": list(sys.argv),
+        "command": ["jaxql" if program == "__main__.py" else program, *sys.argv[1:]],
     }
 
 

@@ -1,15 +1,18 @@
 """Finished runs: their folders, and what can be done with them."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from jaxql import agents, envs, loop
+from jaxql.agents.base import hyper_of
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint, evaluation
 from jaxql.lab.files import read_config, read_metrics
@@ -24,6 +27,7 @@ class Run:
     agent: Agent  # its functions compiled
     make_env: Callable  # (num_envs, *, seed, purpose, render=False) -> HostEnv
     config: Any
+    shapes: Any  # of the parameters
     state: Any = None  # as it was after the last step; None for a run that was opened
     solved: bool | None = None
     interrupted: bool = False  # from the keyboard
@@ -38,7 +42,7 @@ class Run:
 
     def best_params(self):
         """The parameters of the best checkpoint."""
-        return load_params(self.folder)
+        return load_params(self.folder, self.shapes)
 
     def evaluate(self, episodes: int = 20, seed: int = 0) -> evaluation.Evaluation:
         """Plays full episodes with the best checkpoint: epsilon 0, raw rewards, seeds of their own."""
@@ -78,11 +82,10 @@ class EnvMaker:
     def __call__(self, num_envs: int, *, purpose: str, **options):
         env = self.env
         if isinstance(env, VectorEnv) and purpose != "train":  # the one that was given is busy training
-            if getattr(env, "spec", None) is None:
-                raise UserError(
-                    f"{self.id}: this vector env has no id to make test worlds from; pass a callable instead"
-                )
-            env = self.id
+            spec = getattr(env.unwrapped, "envs", [env])[0].spec
+            if spec is None:
+                raise UserError(f"{self.id}: no spec to make test worlds from; pass a callable instead")
+            env = functools.partial(gymnasium.make, spec)
         return envs.make(env, num_envs, purpose=purpose, env_args=self.env_args, **options)
 
 
@@ -93,21 +96,26 @@ def open_run(folder) -> Run:
       UserError: no such run, or one whose agent or env cannot be made again from its config.json.
     """
     record = read_config(folder)["config"]
-    entry = agents.entry_of(record["agent"])
-    config = agents.settings(entry, record["env"], **_tuples(record["settings"]))
-    make_env = EnvMaker(record["env"], record["env_args"])
+    try:
+        if record.get("network") or record["agent"] not in agents.REGISTRY:
+            raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
+        entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
+        config = agents.settings(entry, record["env"], **_tuples(record["settings"]))
+    except KeyError as error:
+        raise UserError(f"{folder}: config.json has no {error}, so the run cannot be made again") from error
     env = make_env(1, seed=0, purpose="evaluate")
     agent = loop.compiled(entry.make(config, env.spec))
+    shapes = jax.eval_shape(agent.init, jax.random.key(0), env.spec.obs, hyper_of(config)).params
     env.close()
-    return Run(Path(folder), agent, make_env, config)
+    return Run(Path(folder), agent, make_env, config, shapes)
 
 
 def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 
-def load_params(folder):
-    """The parameters of a run's best checkpoint. Raises UserError where there are none."""
+def load_params(folder, like):
+    """The parameters of a run's best checkpoint, as `like`. Raises UserError where there are none, or others."""
     if not Path(folder).is_dir():
         raise UserError(f"no run folder {folder}; give the folder that jaxql train printed")
-    return checkpoint.load(Path(folder) / "checkpoints" / "best")[0]
+    return checkpoint.load(Path(folder) / "checkpoints" / "best", like)[0]

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import signal
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
@@ -80,8 +80,9 @@ def train(
     try:
         agent = loop.compiled(entry.make(config, env.spec, network))
         key = jax.random.key(seed)
-        _check_memory(agent, env.spec.obs, key, config)
-        initial = load_params(init_from) if init_from else None
+        shapes = jax.eval_shape(agent.init, key, env.spec.obs, hyper_of(config))
+        _check_memory(shapes)
+        initial = load_params(init_from, shapes.params) if init_from else None
         folder = Path(out) if out else default_folder(name, make_env.id, seed)
         record = {
             "agent": name,
@@ -90,6 +91,7 @@ def train(
             "seed": seed,
             "preset": preset,
             "init_from": str(init_from) if init_from else None,
+            "network": "passed in" if network else None,
             "settings": dataclasses.asdict(config),
         }
         with RunFiles(folder, record) as files, Progress(config.steps, columns=COLUMNS, quiet=quiet) as progress:
@@ -114,9 +116,8 @@ def _settings_line(config) -> str:
     return "settings: " + " ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items())
 
 
-def _check_memory(agent, obs, key, config) -> None:
-    """Refuses what cannot fit before any of it is allocated."""
-    shapes = jax.eval_shape(agent.init, key, obs, hyper_of(config))
+def _check_memory(shapes) -> None:
+    """Refuses a state that cannot fit before any of it is allocated."""
     arrays = [x for x in jax.tree.leaves(shapes) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
     needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
     if jax.default_backend() == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
@@ -146,7 +147,8 @@ class Training:
         config, obs = self.config, self.env.reset()
         state = self.agent.init(key, obs, hyper_of(config))
         if initial is not None:
-            state = _start_from(state, initial)
+            target = jax.tree.map(jnp.copy, initial) if state.target != () else ()
+            state = state._replace(params=initial, target=target)
         carry, warmup, stop = (state, (), obs), math.ceil(config.warmup_steps / config.num_envs), False
         per_round = config.num_envs * config.ticks
         with self.stopping_on_interrupt():
@@ -282,6 +284,7 @@ class Training:
             self.agent,
             self.make_env,
             self.config,
+            jax.eval_shape(lambda: state.params),
             state,
             solved=self.solved,
             interrupted=self.interrupted,
@@ -309,12 +312,3 @@ class Training:
             f"{said} after {self.env_steps} env steps and {seconds:.1f} s: best mean {scored} return {best} "
             f"(rule: mean of {of} {rule}); run folder {self.files.folder}"
         )
-
-
-def _start_from(state, params):
-    """The state with these parameters, its target network included."""
-    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), state.params)
-    if jax.tree.map(lambda x: (x.shape, x.dtype), params) != shapes:
-        raise UserError("init_from: the run's parameters have other shapes; use the same agent, network and env")
-    copy = functools.partial(jax.tree.map, lambda x: x.copy())
-    return state._replace(params=copy(params), target=copy(params) if state.target != () else ())
