@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from jaxql import (
         agents as agents,
         bellman as bellman,
+        conformance as conformance,
+        distributional as distributional,
         envs as envs,
         explore as explore,
         loop as loop,
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
         planning as planning,
         replay as replay,
         tabular as tabular,
+        truth as truth,
         types as types,
     )
     from jaxql.agents import REGISTRY as REGISTRY, Entry as Entry
@@ -35,7 +38,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "": "agents bellman envs explore loop losses networks planning replay tabular types",
+    "": "agents bellman conformance distributional envs explore loop losses networks planning replay tabular"
+    " truth types",
     ".agents": "REGISTRY Entry",
     ".errors": "UserError",
     ".lab.runs": "Run open_run",

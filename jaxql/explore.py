@@ -35,7 +35,7 @@ def linear_epsilon(env_steps, final, exploration_steps) -> Array:
 
     Every argument may be traced, so that agents with different schedules can share one program.
 
-    >>> print(linear_epsilon(jnp.array([0, 50, 100, 1000]), 0.1, 100))
-    [1.   0.55 0.1  0.1 ]
+    >>> print(linear_epsilon(jnp.array([0, 50, 100, 1000]), 0.5, 100))
+    [1.   0.75 0.5  0.5 ]
     """
     return 1 + (final - 1) * jnp.minimum(env_steps / exploration_steps, 1)

@@ -1,13 +1,38 @@
-"""Whole-batch losses: pure functions of parameters, target parameters and transitions."""
+"""Whole-batch losses: pure functions of parameters, target parameters and transitions.
+
+All share a form: `loss(params, target_params, transitions, apply, ...)` returns the weighted mean over the batch and
+(td_errors [N], q_values [N]), the errors of the expected values and the values of the actions taken. Common arguments:
+
+  params: the online network's parameters, with respect to which the loss is differentiated.
+  target_params: the target network's; no gradient flows into them.
+  transitions: N rows; see `Transition`. n-step returns and endings are in its reward and discount; rows of weight 0 do
+    not count.
+  apply: (params, obs) -> (output, memory), as in `Network`; illegal actions of next_obs may have all outputs -inf.
+  double: the online network chooses the next action, the target network evaluates it.
+  mask: [N, A] the legal actions of next_obs; if None, next_obs["action_mask"] where there is one.
+  key: passed on, as `apply(params, obs, key=...)`, to networks that draw fractions or noise: another key each time.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from jaxql import bellman
+from jaxql import bellman, distributional
+from jaxql.bellman.core import batched
+from jaxql.distributional import Quantiles
+from jaxql.distributional.categorical import row
 from jaxql.types import Array, Transition
+
+Result = tuple[Array, tuple[Array, Array]]
+
+
+class _Outputs(NamedTuple):
+    now: Any  # of the online network at obs
+    value: Any  # of the target network at next_obs
+    selector: Any  # of the network that chooses, at next_obs
 
 
 def weighted_mean(x, weight) -> Array:
@@ -16,7 +41,45 @@ def weighted_mean(x, weight) -> Array:
     >>> print(weighted_mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 0.0])))
     2.0
     """
+    if x.shape != jnp.shape(weight):
+        raise ValueError(f"weighted_mean: weight has shape {jnp.shape(weight)}; it needs that of x, {x.shape}")
     return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+
+
+@batched("AM", "")
+def _taken(outputs, action):
+    """What a head [..., A, M] says of the action taken: [..., M]."""
+    return row(outputs, action)
+
+
+def _counted(x, weight):
+    """`x` [N, ...] where the row counts, else 0: so that nothing, not even a NaN, comes of a row of weight 0."""
+    return jnp.where(jnp.reshape(weight == 0, weight.shape + (1,) * (x.ndim - weight.ndim)), 0, x)
+
+
+def _legal(q, obs, mask=None):
+    """Values [N, A] at these observations, illegal actions at -inf."""
+    if mask is None and isinstance(obs, dict):
+        mask = obs.get("action_mask")
+    if mask is None:
+        return q
+    if mask.shape != q.shape:
+        raise ValueError(f"mask has shape {mask.shape}; it needs that of the action values, {q.shape}")
+    return jnp.where(mask.astype(bool), q, -jnp.inf)
+
+
+def _call(apply, params, obs, key, draw):
+    """The output of a network; of this draw of its fractions or noise if there is a key."""
+    return apply(params, obs)[0] if key is None else apply(params, obs, key=jax.random.fold_in(key, draw))[0]
+
+
+def _outputs(params, target_params, transitions, apply, double, key, redraw=False) -> _Outputs:
+    """The outputs that a loss reads; with `redraw` and a key the target network chooses by a draw of its own."""
+    now = _call(apply, params, transitions.obs, key, 0)
+    value = selector = _call(apply, target_params, transitions.next_obs, key, 1)
+    if double or (redraw and key is not None):
+        selector = _call(apply, params if double else target_params, transitions.next_obs, key, 2)
+    return _Outputs(now=now, value=value, selector=selector)
 
 
 def dqn_loss(
@@ -27,19 +90,20 @@ def dqn_loss(
     *,
     double: bool = False,
     penalty: Callable = optax.huber_loss,
-) -> tuple[Array, tuple[Array, Array]]:
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
     """The DQN loss of a batch: weighted mean of penalty(reward + discount * max_a Q'(next_obs, a) - Q(obs, action)).
 
-    Args:
-      params: the online network's parameters, with respect to which the loss is differentiated.
-      target_params: the target network's, Q'; no gradient flows into them.
-      transitions: N rows; see `Transition`. n-step returns and endings are in its reward and discount.
-      apply: (params, obs) -> (q [N, A], memory), as in `Network`; illegal actions of next_obs have -inf.
-      double: the online network chooses the next action, the target network evaluates it.
+    Args, as at the head of this module, and:
+      apply: its output is q [N, A].
       penalty: of one TD error: `optax.huber_loss`, or `optax.l2_loss` for 0.5 * error**2.
 
     Returns:
       The loss, and (td_errors [N], q_values [N]): target - Q(obs, action), and Q(obs, action).
+
+    Raises:
+      ValueError: the rows of an argument are not N, or mask is not [N, A].
 
     Source: Mnih et al. (2015), https://doi.org/10.1038/nature14236; double: https://arxiv.org/abs/1509.06461
 
@@ -50,11 +114,271 @@ def dqn_loss(
     >>> print(loss, td_errors)
     1.0 [1.5]
     """
-    q_tm1 = apply(params, transitions.obs)[0]
-    q_t = apply(target_params, transitions.next_obs)[0]
-    selector = apply(params, transitions.next_obs)[0] if double else q_t
-    td_errors = bellman.double_q_learning(
-        q_tm1, transitions.action, transitions.reward, transitions.discount, q_t, selector
+    q = _outputs(params, target_params, transitions, apply, double, key)
+    td_errors = _td_errors(q.now, q.value, _legal(q.selector, transitions.next_obs, mask), transitions)
+    return _scalar_result(q.now, td_errors, transitions, penalty)
+
+
+def _scalar_result(q, td_errors, transitions, penalty) -> Result:
+    """The loss of TD errors, and what is reported beside it."""
+    q_values = jnp.take_along_axis(q, transitions.action[:, None], axis=-1)[:, 0]
+    losses = penalty(_counted(td_errors, transitions.weight))
+    return weighted_mean(losses, transitions.weight), (td_errors, q_values)
+
+
+def _td_errors(q_tm1, q_t, q_selector, transitions):
+    return bellman.double_q_learning(
+        q_tm1, transitions.action, transitions.reward, transitions.discount, q_t, q_selector
     )
-    q_values = jnp.take_along_axis(q_tm1, transitions.action[:, None], axis=-1)[:, 0]
-    return weighted_mean(penalty(td_errors), transitions.weight), (td_errors, q_values)
+
+
+def munchausen_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    temperature: float = 0.03,
+    alpha: float = 0.9,
+    floor: float = -1.0,
+    penalty: Callable = optax.huber_loss,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The Munchausen DQN loss of a batch: weighted mean of penalty(`jaxql.bellman.munchausen_q_learning`).
+
+    There is no `double`: the target averages over a policy and chooses no action.
+
+    Args, as at the head of this module, and:
+      apply: its output is q [N, A]; illegal actions of obs too may be -inf, or 0 in obs["action_mask"].
+      temperature, alpha, floor: as in `jaxql.bellman.munchausen_q_learning`; they may be traced.
+      penalty: of one TD error.
+
+    Returns:
+      The loss, and (td_errors [N], q_values [N]): target - Q(obs, action), and Q(obs, action).
+
+    Raises:
+      ValueError: the rows of an argument are not N, or mask is not [N, A].
+
+    Source: Vieillard, Pietquin & Geist (2020), section 2, https://arxiv.org/abs/2007.14430
+
+    >>> table = jnp.array([[0.0, 1.0], [2.0, 3.0]])
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([1.0]),
+    ...                   discount=jnp.array([0.5]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> loss, (td_errors, q_values) = munchausen_loss(table, table, rows, lambda params, obs: (params[obs], ()))
+    >>> print(f"{td_errors[0]:.4f}")  # 1 - 0.9 + 0.5 * 3
+    1.6000
+    """
+    outputs = _outputs(params, target_params, transitions, apply, False, key)
+    q_tm1_target = _legal(_call(apply, target_params, transitions.obs, key, 3), transitions.obs)
+    td_errors = bellman.munchausen_q_learning(
+        outputs.now,
+        transitions.action,
+        transitions.reward,
+        transitions.discount,
+        _legal(outputs.value, transitions.next_obs, mask),
+        q_tm1_target,
+        temperature=temperature,
+        alpha=alpha,
+        floor=floor,
+    )
+    return _scalar_result(outputs.now, td_errors, transitions, penalty)
+
+
+def c51_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    atoms: Array,
+    double: bool = False,
+    value: Callable = distributional.mean,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The C51 loss of a batch: weighted mean of the cross-entropy of Z(obs, action) to the projected target.
+
+    The target is reward + discount * Z'(next_obs, a*), and a* has the greatest value of Z'.
+
+    Args, as at the head of this module, and:
+      apply: its output is logits [N, A, M].
+      atoms: [M] in ascending order.
+      value: (atoms [M], probabilities [N, A, M]) -> [N, A], what a* maximises; see `distributional.cvar`.
+
+    Returns:
+      The loss, and (td_errors [N], q_values [N]): projected target's mean - Z(obs, action)'s, and the latter.
+
+    Raises:
+      ValueError: the rows of an argument are not N, or mask is not [N, A].
+
+    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+
+    >>> table = jnp.zeros((2, 1, 3))
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> apply = lambda params, obs: (params[obs], ())
+    >>> loss, (td_errors, q_values) = c51_loss(table, table, rows, apply, atoms=jnp.array([-1.0, 0.0, 1.0]))
+    >>> print(loss, td_errors)
+    1.0986123 [0.5]
+    """
+    logits = _outputs(params, target_params, transitions, apply, double, key)
+    q_selector = value(atoms, distributional.probabilities(logits.selector))
+    q_selector = jnp.where(jnp.all(logits.selector == -jnp.inf, axis=-1), -jnp.inf, q_selector)
+    q_selector = _legal(q_selector, transitions.next_obs, mask)
+    target = distributional.c51_target(transitions.reward, transitions.discount, logits.value, q_selector, atoms)
+    taken = _taken(logits.now, transitions.action)
+    losses = distributional.cross_entropy(taken, _counted(target, transitions.weight))
+    q_values = distributional.categorical_mean(taken, atoms)
+    return weighted_mean(losses, transitions.weight), (distributional.mean(atoms, target) - q_values, q_values)
+
+
+def quantile_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    kappa: float = 1.0,
+    double: bool = False,
+    value: Callable = distributional.mean,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The loss of QR-DQN, IQN and FQF: weighted mean of the quantile Huber loss of Z(obs, action) to the target.
+
+    The target is reward + discount * Z'(next_obs, a*), and a* has the greatest value of Z'.
+
+    Args, as at the head of this module, and:
+      apply: its output is quantiles [N, A, M] at the midpoints of M equal parts (QR-DQN), or a pair (quantiles, taus)
+        with the fractions [M] or [N, M] at which they were evaluated (IQN), or `Quantiles` with the probabilities of
+        each too (FQF). With a key the network is asked thrice: online, target, and to choose the next action.
+      kappa: threshold of the Huber loss, which is divided by it; 0 for absolute errors. It may be traced.
+      value: (quantiles [N, A, M], their probabilities or None) -> [N, A], what a* maximises; see `distributional.cvar`.
+
+    Returns:
+      The loss, and (td_errors [N], q_values [N]): mean of the target - mean of Z(obs, action), and the latter.
+
+    Raises:
+      ValueError: the rows of an argument are not N, taus are not as many as quantiles, or mask is not [N, A].
+
+    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044; equation 3,
+    https://arxiv.org/abs/1806.06923
+
+    >>> table = jnp.zeros((2, 1, 2))
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([2.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> loss, (td_errors, q_values) = quantile_loss(table, table, rows, lambda params, obs: (params[obs], ()))
+    >>> print(loss, td_errors)
+    2.0 [2.5]
+    """
+    outputs = _outputs(params, target_params, transitions, apply, double, key, redraw=True)
+    now, then, chooser = (_as_quantiles(x) for x in outputs)
+    q_selector = _legal(value(chooser.values, _per_action(chooser)), transitions.next_obs, mask)
+    target = distributional.quantile_target(transitions.reward, transitions.discount, then.values, q_selector)
+    taken = _taken(now.values, transitions.action)
+    losses = distributional.quantile_huber(taken, now.taus, _counted(target, transitions.weight), kappa=kappa)
+    q_values = distributional.mean(taken, now.probs)
+    td_errors = distributional.mean(target, then.probs) - q_values
+    return weighted_mean(losses, transitions.weight), (td_errors, q_values)
+
+
+def _as_quantiles(output) -> Quantiles:
+    """What a quantile network gave, with the fractions of QR-DQN where it gave none."""
+    if isinstance(output, tuple):
+        return Quantiles(*output)
+    return Quantiles(values=output, taus=distributional.midpoints(output.shape[-1]))
+
+
+def _per_action(quantiles: Quantiles):
+    """The probabilities, [M] or [N, A, M], beside values [N, A, M]."""
+    if quantiles.probs is None or quantiles.probs.ndim == 1:
+        return quantiles.probs
+    return jnp.broadcast_to(quantiles.probs[:, None, :], quantiles.values.shape)
+
+
+def hl_gauss_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    edges: Array,
+    sigma: float | None = None,
+    double: bool = False,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The HL-Gauss loss of a batch: weighted mean of the cross-entropy to hl_gauss(reward + discount * max_a Q').
+
+    Args, as at the head of this module, and:
+      apply: its output is logits [N, A, M] of bins; Q is their mean at the centers of the bins.
+      edges: [M + 1] of the bins, in ascending order.
+      sigma: standard deviation of the Gaussian; 0.75 of the mean width of a bin if None.
+
+    Returns:
+      The loss, and (td_errors [N], q_values [N]): the scalar target - Q(obs, action), and Q(obs, action).
+
+    Raises:
+      ValueError: the rows of an argument are not N, or mask is not [N, A].
+
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
+    >>> table = jnp.zeros((2, 1, 2))
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> apply = lambda params, obs: (params[obs], ())
+    >>> loss, (td_errors, q_values) = hl_gauss_loss(table, table, rows, apply, edges=jnp.array([-1.0, 0.0, 1.0]))
+    >>> print(loss, td_errors)
+    0.6931472 [0.5]
+    """
+    logits = _outputs(params, target_params, transitions, apply, double, key)
+
+    def encode(*args):
+        return distributional.hl_gauss_target(*args, edges, sigma=sigma)
+
+    return _histogram_loss(logits, distributional.centers(edges), encode, transitions, mask)
+
+
+def two_hot_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    atoms: Array,
+    double: bool = False,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The two-hot loss of a batch: weighted mean of the cross-entropy to two_hot(reward + discount * max_a Q').
+
+    As `hl_gauss_loss`, but with `atoms` [M], in ascending order, in place of bins.
+
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
+    >>> table = jnp.zeros((2, 1, 2))
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> apply = lambda params, obs: (params[obs], ())
+    >>> loss, (td_errors, q_values) = two_hot_loss(table, table, rows, apply, atoms=jnp.array([-1.0, 1.0]))
+    >>> print(loss, td_errors)
+    0.6931472 [0.5]
+    """
+    logits = _outputs(params, target_params, transitions, apply, double, key)
+
+    def encode(*args):
+        return distributional.two_hot_target(*args, atoms)
+
+    return _histogram_loss(logits, atoms, encode, transitions, mask)
+
+
+def _histogram_loss(logits: _Outputs, atoms, encode, transitions, mask) -> Result:
+    """Cross-entropy to an encoding of a scalar target, `encode(reward, discount, q_t, q_selector)`."""
+    q_t, q_selector = (distributional.categorical_mean(x, atoms) for x in (logits.value, logits.selector))
+    q_selector = _legal(q_selector, transitions.next_obs, mask)
+    target = encode(transitions.reward, transitions.discount, q_t, q_selector)
+    taken = _taken(logits.now, transitions.action)
+    losses = distributional.cross_entropy(taken, _counted(target, transitions.weight))
+    td_errors = _td_errors(distributional.categorical_mean(logits.now, atoms), q_t, q_selector, transitions)
+    return weighted_mean(losses, transitions.weight), (td_errors, distributional.categorical_mean(taken, atoms))

@@ -9,6 +9,10 @@ import pytest
 import jaxql
 
 MODULES = [m.name for m in pkgutil.walk_packages(jaxql.__path__, "jaxql.") if not m.name.endswith("__main__")]
+EXPLAINED = {
+    f"jaxql.{core}"
+    for core in "bellman.one_step bellman.multistep explore losses planning replay tabular.updates truth".split()
+}
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -16,5 +20,4 @@ def test_examples_run(name):
     module = importlib.import_module(name)
     results = doctest.testmod(module)
     assert results.failed == 0
-    if name in {f"jaxql.{core}" for core in ("bellman", "explore", "losses", "planning", "replay", "tabular")}:
-        assert results.attempted > 0
+    assert results.attempted > 0 or name not in EXPLAINED

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from numpy.testing import assert_allclose, assert_array_equal
 
-from jaxql import planning
+from jaxql import bellman, planning, tabular
+from jaxql.bellman.windows import lambda_windows
 from jaxql.errors import UserError
+from jaxql.explore import epsilon_greedy
 from jaxql.tabular import Counts, count, empirical_mdp, empty_counts, q_learning_update
 
 S, A, B = 4, 2, 32
@@ -187,3 +189,230 @@ def test_agents_are_vmapped_over_tables_and_rates():
     assert errors.shape == (3, B)
     for table, rate, found in zip(tables, rates, many, strict=True):
         assert_allclose(found, update(table, rate)[0], rtol=1e-5, atol=1e-6)
+
+
+def more_rows(seed):
+    """Arguments of the updates by name: B worlds that often meet, some rows not real, which hold rubbish."""
+    state, action, reward, terminated, next_state, real = rows(seed)
+    rng = np.random.default_rng(seed + 1)
+    names = "state action reward discount next_state next_action real learning_rate epsilon lambda_"
+    values = state, action, reward, np.where(terminated, 0, 0.9), next_state, rng.integers(0, A, B), real
+    return dict(zip(names.split(), (*values, *rng.random((3, B)).astype(np.float32)), strict=True))
+
+
+def slow_probabilities(q, epsilon):
+    best = q == q.max()
+    return (1 - epsilon) * best / best.sum() + epsilon / len(q)
+
+
+SLOW_TARGETS = {
+    tabular.sarsa_update: ("next_action", lambda q, a2: q[a2]),
+    tabular.expected_sarsa_update: ("epsilon", lambda q, epsilon: slow_probabilities(q, epsilon) @ q),
+}
+
+
+@pytest.mark.parametrize("update", SLOW_TARGETS, ids=lambda f: f.__name__)
+def test_sarsa_updates_equal_a_loop_over_the_worlds(update):
+    name, bootstrap = SLOW_TARGETS[update]
+    compiled = jax.jit(update)
+    for seed in range(5):
+        x = more_rows(seed)
+        q = np.random.default_rng(seed).integers(-2, 3, (S, A)) / 2  # many ties
+        arguments = {key: x[key] for key in "state action reward discount next_state real learning_rate".split()}
+        found, errors = compiled(jnp.asarray(q, float), **arguments, **{name: x[name]})
+        for i in np.flatnonzero(x["real"]):
+            pair = x["state"][i], x["action"][i]
+            target = x["reward"][i] + x["discount"][i] * bootstrap(q[x["next_state"][i]], x[name][i])
+            assert_allclose(errors[i], target - q[pair], rtol=1e-4, atol=1e-5)
+            q[pair] += x["learning_rate"][i] * (target - q[pair])
+        assert_allclose(found, q, rtol=1e-4, atol=1e-5)
+        assert_array_equal(np.asarray(errors)[~x["real"]], 0)
+
+
+def test_expected_sarsa_without_exploration_is_q_learning():
+    x = more_rows(1)
+    q = jnp.asarray(np.random.default_rng(1).normal(size=(S, A)), float)
+    arguments = [x[key] for key in "state action reward discount next_state real learning_rate".split()]
+    for found, want in zip(
+        tabular.expected_sarsa_update(q, *arguments, epsilon=0.0), compiled_update(q, *arguments), strict=True
+    ):
+        assert_allclose(found, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+def test_the_odds_are_those_with_which_the_agent_explores(epsilon):
+    q = jnp.array([[1.0, 1.0, -jnp.inf, 0.0], [0.0, 2.0, 1.0, 1.0]])
+    odds = tabular.epsilon_greedy_probabilities(q, jnp.array([epsilon, epsilon]))
+    assert_allclose(jnp.sum(odds, axis=-1), 1, rtol=1e-6)
+    n = 20_000
+    actions = epsilon_greedy(jax.random.key(0), jnp.broadcast_to(q[:, None], (2, n, 4)), epsilon)
+    frequency = np.stack([np.bincount(row, minlength=4) / n for row in np.asarray(actions)])
+    assert np.abs(frequency - odds).max() < 5 * np.sqrt(0.25 / n)
+
+
+def test_double_q_learning_equals_a_loop_with_the_same_coins():
+    compiled, sides = jax.jit(tabular.double_q_learning_update), []
+    for seed in range(5):
+        x = more_rows(seed)
+        q, key = np.random.default_rng(seed).normal(size=(2, S, A)), jax.random.key(seed)
+        names = "state action reward discount next_state real learning_rate".split()
+        found, errors = compiled(jnp.asarray(q, float), key, *(x[name] for name in names))
+        for i in np.flatnonzero(x["real"]):
+            s, a, s2 = x["state"][i], x["action"][i], x["next_state"][i]
+            target = [x["reward"][i] + x["discount"][i] * q[1 - k][s2, q[k][s2].argmax()] - q[k][s, a] for k in (0, 1)]
+            k = int(np.argmin(np.abs(np.array(target) - errors[i])))  # the coin shows in which error was made
+            sides.append(k)
+            assert_allclose(errors[i], target[k], rtol=1e-4, atol=1e-4)
+            q[k, s, a] += x["learning_rate"][i] * target[k]
+        assert_allclose(found, q, rtol=1e-3, atol=1e-4)
+    assert abs(np.mean(sides) - 0.5) < 5 * np.sqrt(0.25 / len(sides)), "the coin is not fair"
+
+
+def segment(seed, batch=3, length=12):
+    """state, action [batch, T + 1] and the rows [batch, T], with every boundary; reset rows hold rubbish."""
+    rng, over, columns = np.random.default_rng(seed), np.zeros(batch, bool), []
+    for _ in range(length):
+        real = ~over
+        terminated, truncated = (rng.random((2, batch)) < 0.15) & real
+        over = truncated | terminated & (rng.random(batch) < 0.5)
+        columns.append((np.where(real, rng.normal(size=batch), np.nan), terminated, truncated, real))
+    state, action = rng.integers(0, S, (batch, length + 1)), rng.integers(0, A, (batch, length + 1))
+    return state, action, *(np.stack(x, axis=1) for x in zip(*columns, strict=True))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("sarsa", [False, True])
+def test_n_step_updates_equal_a_loop_over_time_and_worlds(n, sarsa):
+    state, action, reward, terminated, truncated, real = segment(n)
+    q = np.random.default_rng(n).normal(size=(S, A))
+    update = tabular.n_step_sarsa_update if sarsa else tabular.n_step_q_learning_update
+    given_actions = action if sarsa else action[:, :-1]
+    flags = terminated, truncated, real
+    found, errors = jax.jit(update, static_argnames="n")(
+        jnp.asarray(q, float), state, given_actions, reward, *flags, n=n, gamma=0.9, learning_rate=0.5
+    )
+    for t, b in np.ndindex(reward.shape[::-1]):
+        if not real[b, t]:
+            assert errors[b, t] == 0
+            continue
+        target, m = 0.0, 0
+        while True:
+            target += 0.9**m * reward[b, t + m]
+            m += 1
+            if terminated[b, t + m - 1]:
+                break
+            if truncated[b, t + m - 1] or m == n or t + m == reward.shape[1]:
+                later = q[state[b, t + m]]
+                target += 0.9**m * (later[action[b, t + m]] if sarsa else later.max())
+                break
+        pair = state[b, t], action[b, t]
+        assert_allclose(errors[b, t], target - q[pair], rtol=1e-4, atol=1e-5)
+        q[pair] += 0.5 * (target - q[pair])
+    assert_allclose(found, q, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("watkins", [False, True])
+def test_q_lambda_equals_a_loop_with_traces(watkins, replacing):
+    q, worlds = np.random.default_rng(0).normal(size=(S, A)), 3
+    table, traces, slow = jnp.asarray(q, float), jnp.zeros((worlds, S, A)), np.zeros((worlds, S, A))
+    state, action, reward, terminated, truncated, real = segment(5, worlds)
+    update = tabular.watkins_q_lambda_update if watkins else tabular.naive_q_lambda_update
+    update = jax.jit(update, static_argnames="replacing")
+    for t in range(reward.shape[1]):
+        discount = np.where(terminated[:, t], 0, 0.9)
+        chosen = (action[:, t + 1],) if watkins else ()
+        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], *chosen, real[:, t]
+        table, traces, errors = update(table, traces, *row, 0.3, 0.8, replacing=replacing)
+        for b in range(worlds):
+            if not real[b, t]:
+                slow[b] = 0
+                continue
+            pair, later, a2 = (state[b, t], action[b, t]), q[state[b, t + 1]].copy(), action[b, t + 1]
+            error = reward[b, t] + discount[b] * later.max() - q[pair]
+            slow[b][pair] = 1 if replacing else slow[b][pair] + 1
+            q += 0.3 * error * slow[b]
+            slow[b] *= discount[b] * 0.8 if not watkins or later[a2] == later.max() else 0
+            assert_allclose(errors[b], error, rtol=1e-4, atol=1e-4)
+        assert_allclose(table, q, rtol=1e-3, atol=1e-4)
+        assert_allclose(traces, slow, rtol=1e-4, atol=1e-5)
+
+
+def test_backward_view_is_the_forward_view():
+    """In the limit of small rates the traces' updates are those of the lambda-returns: Sutton & Barto, section 12.5."""
+    state, action, reward, terminated, truncated, real = segment(9, batch=1, length=10)
+    never = np.zeros_like(terminated)
+    terminated, truncated, real = never.copy(), never, ~never
+    terminated[0, -1], reward, rate, lambda_ = True, np.nan_to_num(reward), 2.0**-20, 0.7
+    q = jnp.zeros((S, A))  # the values stay those of the start, so sums of updates are exact to first order
+    windows = lambda_windows(reward, terminated, truncated, real, 0.9, lambda_)
+    returns = bellman.lambda_returns(windows.reward[0], windows.discount[0], jnp.zeros(10), windows.trace[0])
+    want = np.zeros((S, A))
+    np.add.at(want, (state[0, :-1], action[0, :-1]), np.asarray(returns))
+    traces, update = jnp.zeros((1, S, A)), jax.jit(tabular.naive_q_lambda_update)
+    for t in range(10):
+        discount = np.where(terminated[:, t], 0, 0.9)
+        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], real[:, t]
+        q, traces, _ = update(q, traces, *row, rate, lambda_)
+    assert_allclose(q / rate, want, rtol=1e-3, atol=1e-3)
+    assert not jnp.any(traces)
+
+
+def test_dyna_in_expectation_is_a_backup_in_the_empirical_model():
+    counts = count(empty_counts(S, A), *rows(7))
+    seen = np.asarray(counts.transitions.sum(-1)) > 0
+    q = jnp.asarray(np.random.default_rng(7).normal(size=(S, A)), float)
+    n = 5_000
+    still, errors = jax.jit(tabular.dyna_q_update, static_argnums=5)(q, counts, jax.random.key(0), 0.9, 0.0, n)
+    assert_array_equal(still, q)  # a rate of 0: every error is one at q
+    backup = planning.action_values(empirical_mdp(counts), jnp.max(q, axis=-1), 0.9) - q
+    assert abs(jnp.mean(errors) - np.mean(np.asarray(backup)[seen])) < 5 * jnp.std(errors) / np.sqrt(n)
+    blank, nothing = tabular.dyna_q_update(q, empty_counts(S, A), jax.random.key(0), 0.9, 0.5, 4)
+    assert_array_equal(blank, q)
+    assert_array_equal(nothing, 0)
+
+
+def test_dyna_solves_the_model_it_has_counted():
+    """On a deterministic model with rates of 1 every simulated step is exact, so the table gets to its optimum."""
+    cliff = planning.from_gymnasium("CliffWalking-v1")
+    state, action = (x.reshape(-1) for x in np.indices(cliff.probability.shape[:2]))
+    outcome = [np.asarray(x)[..., 0].reshape(-1) for x in (cliff.reward, cliff.ends, cliff.next_state)]
+    counts = count(empty_counts(48, 4), state, action, *outcome, np.ones(len(state), bool))
+    q, errors = jax.jit(tabular.dyna_q_update, static_argnums=5)(
+        jnp.zeros((48, 4)), counts, jax.random.key(1), 0.9, 1.0, 20_000
+    )
+    assert_allclose(q, planning.q_iteration(empirical_mdp(counts), 0.9).q_values, atol=1e-3)
+    assert_allclose(errors[-100:], 0, atol=1e-5)
+
+
+@few
+@given(st.integers(0, 10**6))
+def test_visits_are_counted_in_turn(seed):
+    state, action, *_, real = rows(seed)
+    visits, nth = jax.jit(tabular.visit)(jnp.ones((S, A), jnp.int32), state, action, real)
+    slow = np.ones((S, A), int)
+    for i in range(B):
+        slow[state[i], action[i]] += real[i]
+        assert nth[i] == (slow[state[i], action[i]] if real[i] else 1)
+    assert_array_equal(visits, slow)
+
+
+def test_with_rate_one_over_n_a_value_is_the_mean_of_its_targets():
+    rng = np.random.default_rng(0)
+    state, action = rng.integers(S, size=200), rng.integers(A, size=200)
+    reward, real = rng.normal(size=200), rng.random(200) < 0.8
+    _, nth = tabular.visit(jnp.zeros((S, A), jnp.int32), state, action, real)
+    q, _ = compiled_update(jnp.full((S, A), 9.0), state, action, reward, 0.0, state, real, tabular.one_over_n()(nth))
+    for s, a in np.ndindex(S, A):
+        assert_allclose(q[s, a], reward[real & (state == s) & (action == a)].mean(), rtol=1e-4, atol=1e-5)
+
+
+def test_rates():
+    n = jnp.array([1, 4, 100])
+    assert_allclose(tabular.constant(0.3)(n), [0.3] * 3, rtol=1e-6)
+    assert_allclose(tabular.one_over_n()(n), [1, 1 / 4, 1 / 100], rtol=1e-6)
+    swept = jax.jit(jax.vmap(lambda omega: tabular.robbins_monro(omega)(n)))(jnp.array([0.6, 1.0]))
+    assert_allclose(swept, [[1, 4**-0.6, 100**-0.6], [1, 1 / 4, 1 / 100]], rtol=1e-5)
+    for omega in (0.5, 0.0, 1.1):
+        with pytest.raises(UserError, match="omega is"):
+            tabular.robbins_monro(omega)

@@ -5,40 +5,64 @@ import inspect
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import checkify
 
 
-def batched(*core_ranks: int):
-    """Batches an equation written for one transition or sequence, whose leading parameters have these ranks.
+def batched(*cores):
+    """Batches an equation written for one transition or sequence, given the axes of its leading parameters.
 
-    The axes before the core are the batch: the same for all arguments, or absent. Anything else raises ValueError, for
+    A parameter's own axes are a number of them, or a string with a letter for each, where equal letters must have
+    equal lengths: "TA" is [T, A]; "T?" is a number, shared by the whole batch, or [T]; None is an option among data.
+    The axes before its own are the batch: the same for all arguments, or absent. Anything else raises ValueError, for
     a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B]. Parameters after the leading ones
     are options, shared by the whole batch. Integers and booleans are promoted where the equation computes with them.
     """
 
     def decorate(equation):
         signature = inspect.signature(equation)
-        names = list(signature.parameters)[: len(core_ranks)]
+        cores_of = {name: core for name, core in zip(signature.parameters, cores, strict=False) if core is not None}
 
         @functools.wraps(equation)
         def call(*args, **kwargs):
             bound = signature.bind(*args, **kwargs)
-            arrays = [jnp.asarray(bound.arguments.pop(name)) for name in names]
-            batches = [x.shape[: max(x.ndim - rank, 0)] for x, rank in zip(arrays, core_ranks, strict=True)]
-            full = next(filter(None, batches), ())
-            for name, x, rank, batch in zip(names, arrays, core_ranks, batches, strict=True):
-                if x.ndim < rank or batch not in ((), full):
-                    raise ValueError(
-                        f"{equation.__name__}: {name} has shape {x.shape}; it needs {rank} axes of its own, and before "
-                        f"them the batch axes {full} of the other arguments, or none"
-                    )
-            mapped = functools.partial(equation, **bound.arguments)
-            for _ in full:
+            bound.apply_defaults()
+            options = bound.arguments
+            arrays = {name: jnp.asarray(options.pop(name)) for name in cores_of}
+            batches = _batches(equation.__name__, arrays, cores_of)
+
+            def mapped(*xs):
+                return equation(**dict(zip(arrays, xs, strict=True)), **options)
+
+            for _ in next(filter(None, batches), ()):
                 mapped = jax.vmap(mapped, [0 if batch else None for batch in batches])
-            return mapped(*arrays)
+            return mapped(*arrays.values())
 
         return call
 
     return decorate
+
+
+def _batches(equation, arrays, cores_of):
+    """The batch axes of each argument; raises ValueError unless axes and lengths agree."""
+    axes = {name: " " * core if isinstance(core, int) else core for name, core in cores_of.items()}
+    axes = {name: own.rstrip("?") if arrays[name].ndim or "?" not in own else "" for name, own in axes.items()}
+    batches = [x.shape[: max(x.ndim - len(axes[name]), 0)] for name, x in arrays.items()]
+    full = next(filter(None, batches), ())
+    lengths = {}
+    for (name, x), batch in zip(arrays.items(), batches, strict=True):
+        rank = len(axes[name])
+        if x.ndim < rank or batch not in ((), full):
+            raise ValueError(
+                f"{equation}: {name} has shape {x.shape}; it needs {rank} axes of its own, and before "
+                f"them the batch axes {full} of the other arguments, or none"
+            )
+        for letter, length in zip(axes[name], x.shape[x.ndim - rank :], strict=True):
+            if letter != " " and lengths.setdefault(letter, length) != length:
+                raise ValueError(
+                    f"{equation}: {name} has shape {x.shape}; its axis {letter} needs length {lengths[letter]}, as in "
+                    f"the arguments before it"
+                )
+    return batches
 
 
 def product(factor, x):
@@ -54,6 +78,51 @@ def bootstrap(r_t, discount_t, v_t):
 def stopped(target, stop):
     """The target as a constant where `stop` is true, which may be traced."""
     return jnp.where(stop, jax.lax.stop_gradient(target), target)
+
+
+def taken(x, a):
+    """x[..., a]: what belongs to the action taken; x [..., A], a [...]. An invalid a is reported under `checked`."""
+    last = x.shape[-1] - 1
+    checkify.debug_check(jnp.all((a >= 0) & (a <= last)), f"an action is not in 0 .. {last}: {{a}}", a=a)
+    return jnp.take_along_axis(x, a[..., None], axis=-1, mode="clip")[..., 0]
+
+
+def checked(f):
+    """f, compiled, with a check of every action it gives to an equation of this package: a mode for debugging.
+
+    JAX reads an action past the last as the last and -1 as the last too, so that a wrong action learns in silence.
+    `checked(f)` raises instead. The arguments of f are arrays, as for `jax.jit`; bind options with
+    `functools.partial`. f may itself be compiled, mapped or differentiated; `checked` goes outermost. Without it the
+    checks cost nothing.
+
+    Raises:
+      ValueError: an action is not in 0 .. A - 1.
+
+    >>> from jaxql.bellman import q_learning
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(q_learning(q, 2, 1.0, 0.5, q), checked(q_learning)(q, 1, 1.0, 0.5, q))
+    0.5 0.5
+    >>> checked(q_learning)(q, 2, 1.0, 0.5, q)
+    Traceback (most recent call last):
+        ...
+    ValueError: an action is not in 0 .. 1: 2
+    """
+    run = jax.jit(checkify.checkify(f))
+
+    @functools.wraps(f)
+    def call(*args, **kwargs):
+        error, result = run(*args, **kwargs)
+        if message := error.get():
+            raise ValueError(message.removesuffix(" (`check` failed)"))
+        return result
+
+    return call
+
+
+def promoted(*xs):
+    """The arrays in their common dtype, a floating one."""
+    dtype = jnp.result_type(*xs, 1.0)  # the weak 1.0 turns integers into floats
+    return tuple(jnp.asarray(x).astype(dtype) for x in xs)
 
 
 def same_length(**sequences):

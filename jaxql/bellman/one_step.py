@@ -1,12 +1,13 @@
 """TD errors of one transition."""
 
+import jax
 import jax.numpy as jnp
 
-from jaxql.bellman.core import batched, bootstrap, product, stopped
+from jaxql.bellman.core import batched, bootstrap, product, stopped, taken
 from jaxql.types import Array
 
 
-@batched(0, 0, 0, 0)
+@batched("", "", "", "")
 def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
     """TD error [...] of a state value: r_t + discount_t * v_t - v_tm1; all arguments [...].
 
@@ -18,7 +19,7 @@ def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Arra
     return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - v_tm1
 
 
-@batched(1, 0, 0, 0, 1)
+@batched("A", "", "", "", "A")
 def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
     """TD error [...] of Q-learning: r_t + discount_t * max_a q_t[a] - q_tm1[a_tm1].
 
@@ -27,11 +28,11 @@ def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -
       a_tm1: [...] the action taken, an index into A.
       r_t: [...] reward.
       discount_t: [...] gamma, or 0 past a termination.
-      q_t: [..., A] action values at t, the target network's for instance.
+      q_t: [..., A] action values at t, the target network's for instance; -inf for an illegal action.
       stop_target_gradients: whether the target is a constant.
 
     Raises:
-      ValueError: an argument lacks axes, or its batch axes differ from the others'.
+      ValueError: an argument lacks axes, or its batch axes or its A differ from the others'.
 
     Source: Watkins & Dayan (1992), equation 1, https://doi.org/10.1007/BF00992698
 
@@ -39,10 +40,10 @@ def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -
     >>> print(q_learning(q_tm1, jnp.array([0, 1]), jnp.array([1, 1]), jnp.array([0.5, 0.0]), q_t))
     [ 3. -3.]
     """
-    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - q_tm1[a_tm1]
+    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - taken(q_tm1, a_tm1)
 
 
-@batched(1, 0, 0, 0, 1, 1)
+@batched("A", "", "", "", "A", "A")
 def double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector, stop_target_gradients=True) -> Array:
     """TD error [...] of double Q-learning: r_t + discount_t * q_t_value[argmax_a q_t_selector[a]] - q_tm1[a_tm1].
 
@@ -55,11 +56,11 @@ def double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector, st
     >>> print(double_q_learning(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), q))
     2.0
     """
-    v_t = q_t_value[jnp.argmax(q_t_selector)]
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - q_tm1[a_tm1]
+    v_t = taken(q_t_value, jnp.argmax(q_t_selector))
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
 
 
-@batched(1, 0, 0, 0, 1, 0)
+@batched("A", "", "", "", "A", "")
 def sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, stop_target_gradients=True) -> Array:
     """TD error [...] of SARSA: r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]; shapes and errors as in `q_learning`.
 
@@ -69,10 +70,10 @@ def sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, stop_target_gradients=True) -
     >>> print(sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), 1))
     2.0
     """
-    return stopped(bootstrap(r_t, discount_t, q_t[a_t]), stop_target_gradients) - q_tm1[a_tm1]
+    return stopped(bootstrap(r_t, discount_t, taken(q_t, a_t)), stop_target_gradients) - taken(q_tm1, a_tm1)
 
 
-@batched(1, 0, 0, 0, 1, 1)
+@batched("A", "", "", "", "A", "A")
 def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gradients=True) -> Array:
     """TD error [...] of expected SARSA: r_t + discount_t * sum_a probs_a_t[a] q_t[a] - q_tm1[a_tm1].
 
@@ -86,4 +87,160 @@ def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gr
     2.5
     """
     v_t = jnp.sum(product(probs_a_t, q_t))
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - q_tm1[a_tm1]
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+@batched("A", "", "", "", "")
+def qv_learning(q_tm1, a_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of QV-learning: r_t + discount_t * v_t - q_tm1[a_tm1]; v_t [...] is learned by `td_learning`.
+
+    Shapes and errors otherwise as in `q_learning`.
+
+    Source: Wiering & van Hasselt (2007), section III, https://doi.org/10.1109/ADPRL.2007.368200
+
+    >>> print(qv_learning(jnp.array([0.0, 1.0]), 1, 1.0, 0.5, 4.0))
+    2.0
+    """
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+@batched("", "", "", "A")
+def qv_max(v_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
+    """TD error [...] of a state value towards the greedy one: r_t + discount_t * max_a q_t[a] - v_tm1.
+
+    `v_tm1` [...]; shapes and errors otherwise as in `q_learning`.
+
+    Source: Wiering & van Hasselt (2009), section III, https://doi.org/10.1109/ADPRL.2009.4927532
+
+    >>> print(qv_max(1.0, 1.0, 0.5, jnp.array([0.0, 4.0])))
+    2.0
+    """
+    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - v_tm1
+
+
+@batched("A", "", "", "", "A")
+def persistent_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, action_gap_scale, stop_target_gradients=True) -> Array:
+    """TD error [...] that favours repeating: r_t + discount_t * ((1 - k) max_a q_t[a] + k q_t[a_tm1]) - q_tm1[a_tm1].
+
+    k is `action_gap_scale`, in [0, 1]. Where a_tm1 is illegal at t (-inf) it cannot be repeated, and the bootstrap is
+    the maximum. Shapes and errors otherwise as in `q_learning`.
+
+    Source: Bellemare et al. (2016), "A Family of Convergent Operators", https://arxiv.org/abs/1512.04860
+
+    >>> print(persistent_q_learning(jnp.array([1.0, 2.0]), 0, 1.0, 0.5, jnp.array([0.0, 4.0]), 0.5))
+    1.0
+    """
+    v_t, repeated = jnp.max(q_t), taken(q_t, a_tm1)
+    repeated = jnp.where(repeated == -jnp.inf, v_t, repeated)
+    v_t = (1 - action_gap_scale) * v_t + action_gap_scale * repeated
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+@batched("A", "", "", "", "A", "A")
+def advantage_learning(
+    q_tm1, a_tm1, r_t, discount_t, q_t, q_tm1_target, *, action_gap_scale=0.9, stop_target_gradients=True
+) -> Array:
+    """TD error [...] of Q-learning with wider action gaps: that of `q_learning` - k (max_a q'[a] - q'[a_tm1]).
+
+    k is `action_gap_scale`, in [0, 1), and q' is `q_tm1_target` [..., A], the values at t - 1 by which the gap is
+    measured: the target network's, or `q_tm1` for a table. They are part of the target, as q_t is. The optimal policy
+    stays optimal; an action below the best one is pushed further below. Shapes and errors as in `q_learning`.
+
+    Source: Bellemare et al. (2016), "A Family of Convergent Operators", https://arxiv.org/abs/1512.04860
+
+    >>> q, q_t = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
+    >>> print(advantage_learning(q, 0, 1.0, 0.5, q_t, q, action_gap_scale=0.5))
+    1.5
+    """
+    gap = jnp.max(q_tm1_target) - taken(q_tm1_target, a_tm1)
+    target = bootstrap(r_t, discount_t, jnp.max(q_t)) - action_gap_scale * gap
+    return stopped(target, stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+@batched("A", "", "", "", "A", "A", "A")
+def clipped_double_q_learning(
+    q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_other, q_t_selector, stop_target_gradients=True
+) -> Array:
+    """TD error [...] towards the lower of two: r_t + discount_t * min(q_t_value[b], q_t_other[b]) - q_tm1[a_tm1].
+
+    b = argmax_a q_t_selector[a]. `q_t_value` and `q_t_other` [..., A] are the target networks of two critics; in the
+    tabular algorithm `q_t_selector` is the first of the two. Shapes and errors as in `q_learning`.
+
+    Source: Fujimoto, van Hoof & Meger (2018), equation 10, https://arxiv.org/abs/1802.09477
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(clipped_double_q_learning(q, 0, 1.0, 0.5, jnp.array([9.0, 4.0]), jnp.array([9.0, 2.0]), q))
+    2.0
+    """
+    best = jnp.argmax(q_t_selector)
+    v_t = jnp.minimum(taken(q_t_value, best), taken(q_t_other, best))
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+def _soft_maximum(q, temperature):
+    """temperature * log sum_a exp(q[a] / temperature): never above or below the finite range, gradients included."""
+    legal = jnp.any(q > -jnp.inf)
+    q = jnp.where(legal, q, 0)
+    largest = jax.lax.stop_gradient(jnp.max(q))
+    soft = largest + temperature * jnp.log(jnp.sum(jnp.exp((q - largest) / temperature)))
+    return jnp.where(legal, soft, -jnp.inf)
+
+
+@batched("A", "", "", "", "A")
+def soft_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, *, temperature=0.03, stop_target_gradients=True) -> Array:
+    """TD error [...] for rewards plus temperature * entropy: r_t + discount_t * v_t - q_tm1[a_tm1].
+
+    v_t = temperature * log sum_a exp(q_t[a] / temperature), the value of the policy softmax(q_t / temperature) with its
+    entropy. As the temperature (above 0) falls this becomes `q_learning`; it grows by up to temperature * log A. An
+    illegal action (-inf) does not count. Shapes and errors as in `q_learning`.
+
+    Source: Haarnoja et al. (2017), theorem 1, https://arxiv.org/abs/1702.08165
+
+    >>> q, q_t = jnp.zeros(2), jnp.log(jnp.array([1.0, 3.0]))
+    >>> print(f"{soft_q_learning(q, 0, 1.0, 1.0, q_t, temperature=1.0):.4f}")
+    2.3863
+    """
+    v_t = _soft_maximum(q_t, temperature)
+    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+
+
+@batched("A", "", "", "", "A", "A")
+def munchausen_q_learning(
+    q_tm1,
+    a_tm1,
+    r_t,
+    discount_t,
+    q_t,
+    q_tm1_target,
+    *,
+    temperature=0.03,
+    alpha=0.9,
+    floor=-1.0,
+    stop_target_gradients=True,
+) -> Array:
+    """TD error [...] of Munchausen Q-learning: `soft_q_learning` with part of the log-policy added to the reward.
+
+    r_t + alpha * clip(temperature * log pi(a_tm1), floor, 0) + discount_t * v_t - q_tm1[a_tm1], where pi is
+    softmax(q_tm1_target / temperature) and v_t is that of `soft_q_learning`.
+
+    Args:
+      q_tm1, a_tm1, r_t, discount_t, q_t: as in `q_learning`; an illegal action (-inf) does not count.
+      q_tm1_target: [..., A] values at t - 1 of the network that gives q_t: the target network's, part of the target.
+      temperature: of the policy and of its entropy, above 0.
+      alpha: how much of the log-policy the reward gains, in [0, 1].
+      floor: the lowest value of the scaled log-policy, which has no lower bound of its own.
+      stop_target_gradients: whether the target is a constant.
+
+    Raises:
+      ValueError: as `q_learning`.
+
+    Source: Vieillard, Pietquin & Geist (2020), section 2, https://arxiv.org/abs/2007.14430
+
+    >>> q, q_t = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
+    >>> print(f"{munchausen_q_learning(q, 0, 1.0, 0.5, q_t, q):.4f}")
+    1.1000
+    """
+    log_policy = taken(q_tm1_target, a_tm1) - _soft_maximum(q_tm1_target, temperature)  # times the temperature
+    reward = r_t + alpha * jnp.clip(log_policy, floor, 0)
+    v_t = _soft_maximum(q_t, temperature)
+    return stopped(bootstrap(reward, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)

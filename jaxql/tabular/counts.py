@@ -1,14 +1,12 @@
-"""Learning in tables: counts of transitions, the empirical model they give, and Q-learning's update, as pure functions.
+"""Counts of transitions, and the empirical model they give.
 
-Shapes: B worlds, S states, A actions. Everything runs under `jit` and `vmap`; states and actions are indices.
+Shapes: B worlds, S states, A actions; states and actions are indices.
 """
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 
-from jaxql.bellman import q_learning
 from jaxql.errors import UserError
 from jaxql.types import MDP, Array
 
@@ -93,30 +91,3 @@ def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=N
         start=jnp.full(num_states, 1 / num_states, dtype) if start is None else jnp.asarray(start, dtype),
         step_limit=step_limit,
     )
-
-
-def q_learning_update(q, state, action, reward, discount, next_state, real, learning_rate) -> tuple[Array, Array]:
-    """One step of Q-learning from each of B worlds: q[s, a] += learning_rate * (r + discount * max q[s'] - q[s, a]).
-
-    The worlds are applied one after another, each to the table that the last one left: errors of worlds that meet in
-    one (s, a), if summed, multiply the learning rate by their number and diverge.
-
-    Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
-    a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
-    Returns: the new q, and the TD errors [B], 0 where not `real`.
-    Source: Watkins & Dayan (1992), https://doi.org/10.1007/BF00992698
-
-    >>> q, errors = q_learning_update(jnp.zeros((2, 1)), *map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])), 0.1)
-    >>> errors.tolist(), round(float(q[0, 0]), 6)
-    ([1.0], 0.1)
-    """
-    q = jnp.asarray(q)
-
-    def one_world(q, row):
-        state, action, reward, discount, next_state, real, learning_rate = row
-        error = jnp.where(real, q_learning(q[state], action, reward, discount, q[next_state]), 0)
-        step = jnp.where(real, learning_rate * error, 0)  # an unreal row may hold anything, NaN too
-        return q.at[state, action].add(step.astype(q.dtype)), error.astype(q.dtype)
-
-    rows = state, action, reward, discount, next_state, real, learning_rate
-    return jax.lax.scan(one_world, q, tuple(jnp.broadcast_to(jnp.asarray(x), jnp.shape(state)) for x in rows))

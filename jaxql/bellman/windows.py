@@ -1,0 +1,128 @@
+"""From stored rows to what a return needs: n-step transitions and lambda traces, over every kind of boundary.
+
+Row t of T holds what happened after acting on observation t; observation t + 1 is its true successor, so that T rows
+speak of T + 1 observations. Rows under NEXT_STEP autoreset meet four boundaries:
+
+  terminated            stop; do not bootstrap. A lost life is one whose next row is real: the next row starts afresh.
+  truncated             stop; bootstrap from observation t + 1.
+  the end of the rows   stop; bootstrap from observation T.
+  a row that is not real (a world resetting itself): starts nothing, extends nothing, and its contents never count.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from jaxql.bellman.core import batched
+from jaxql.types import Array
+
+
+class NStep(NamedTuple):
+    """One n-step transition a row; where not valid, reward and discount are 0. Leading batch axes as the rows'."""
+
+    start: Array  # [..., T] int32, index of the observation and action it starts from: the row itself
+    reward: Array  # [..., T] discounted sum over the m <= n rows taken
+    discount: Array  # [..., T] gamma**m, or 0 past a termination
+    bootstrap: Array  # [..., T] int32 in 0 .. T, index of the observation m steps later, whose value follows
+    valid: Array  # [..., T] bool
+
+
+class LambdaStep(NamedTuple):
+    """What a recursion over the rows needs; where not valid, all numbers are 0. Leading batch axes as the rows'."""
+
+    reward: Array  # [..., T]
+    discount: Array  # [..., T] gamma, or 0 past a termination
+    trace: Array  # [..., T] lambda, or 0 where the next row does not continue this one: only its value follows
+    valid: Array  # [..., T] bool
+
+
+@batched("T", "T", "T", "T")
+def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) -> NStep:
+    """n-step transitions [..., T]: sum_{i < m} gamma**i r_{t+i}, then gamma**m times the value of observation t + m.
+
+    m is n, or less where the window first meets a boundary (see the module). With values v [T + 1] of the observations
+    the n-step returns are `reward + discount * v[bootstrap]`.
+
+    Args:
+      reward, terminated, truncated, real: [..., T] rows, oldest first; the last three are boolean.
+      n: the most rows of a window, a positive Python integer.
+      gamma: discount of one step, a number; it may be traced.
+      partial: whether windows that only the end of the rows cuts short are valid.
+
+    Raises:
+      ValueError: n is not positive, there are no rows, or lengths or batch axes differ.
+
+    Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html; for time limits,
+    Pardo et al. (2018), equation 6, https://arxiv.org/abs/1712.00378
+
+    >>> no = jnp.zeros(5, bool)  # truncated after row 1; row 2 resets; the rows end after row 4
+    >>> rows = jnp.array([1.0, 2, 99, 3, 4]), no, no.at[1].set(True), ~no.at[2].set(True)
+    >>> windows = n_step_windows(*rows, n=3, gamma=0.5)
+    >>> print(windows.reward, windows.discount, windows.bootstrap, windows.valid)
+    [2. 2. 0. 5. 4.] [0.25 0.5  0.   0.25 0.5 ] [2 2 2 5 5] [ True  True False  True  True]
+    """
+    if n < 1:
+        raise ValueError(f"n_step_windows: n is {n}; a window has at least 1 step")
+    reward, terminated, truncated, real = _rows(reward, terminated, truncated, real)
+    length, dtype = len(reward), jnp.result_type(reward, gamma, 1.0)  # the weak 1.0 turns integers into floats
+    start = jnp.arange(length, dtype=jnp.int32)
+    step = jnp.arange(n, dtype=jnp.int32)[None]
+    row = start[:, None] + step
+    stored, row = row < length, jnp.minimum(row, length - 1)
+    over = (terminated | truncated)[row]
+    follows = jnp.concatenate([jnp.ones_like(over[:, :1]), ~over[:, :-1]], axis=1)
+    taken = jnp.cumprod(real[row] & stored & follows, axis=1).astype(bool)
+    m = jnp.sum(taken, axis=1, dtype=jnp.int32)
+    cut_short = (m < n) & (start + m == length) & ~jnp.any(taken & over, axis=1)
+    valid = real if partial else real & ~cut_short
+    gamma = jnp.asarray(gamma, dtype)
+    total = jnp.sum(jnp.where(taken, gamma**step * reward[row], 0), axis=1)
+    ended = jnp.any(taken & terminated[row], axis=1)
+    return NStep(
+        start=start,
+        reward=jnp.where(valid, total, 0).astype(dtype),
+        discount=jnp.where(ended | ~valid, 0, gamma**m).astype(dtype),
+        bootstrap=start + m,
+        valid=valid,
+    )
+
+
+@batched("T", "T", "T", "T", None, "T?")
+def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> LambdaStep:
+    """Rewards, discounts and traces [..., T] with which recursions respect every boundary.
+
+    With v_t [T], the values of observations 1 .. T, `lambda_returns(w.reward, w.discount, v_t, w.trace)` are the
+    lambda-returns, and `n_step_bootstrapped_returns(w.reward, w.discount, v_t, n, w.trace)` at lambda 1 the n-step
+    returns, truncations inside the window included. Any function that takes a trace [T] can be fed so, rlax's too.
+
+    Args:
+      reward, terminated, truncated, real: [..., T] rows, oldest first; the last three are boolean.
+      gamma: discount of one step, a number; it may be traced.
+      lambda_: the trace, a number or [..., T]; entry t weighs the return from row t + 1.
+
+    Raises:
+      ValueError: there are no rows, or lengths or batch axes differ.
+
+    Source: Sutton & Barto (2018), equation 12.18, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> no = jnp.zeros(5, bool)  # truncated after row 1; row 2 resets; terminated after row 4
+    >>> rows = jnp.array([1.0, 2, 99, 3, 4]), no.at[4].set(True), no.at[1].set(True), ~no.at[2].set(True)
+    >>> windows = lambda_windows(*rows, gamma=0.5, lambda_=0.75)
+    >>> print(windows.reward, windows.discount, windows.trace)
+    [1. 2. 0. 3. 4.] [0.5 0.5 0.  0.5 0. ] [0.75 0.   0.   0.75 0.  ]
+    """
+    reward, terminated, truncated, real = _rows(reward, terminated, truncated, real)
+    dtype = jnp.result_type(reward, gamma, lambda_, 1.0)
+    continued = real & ~(terminated | truncated) & jnp.concatenate([real[1:], jnp.zeros_like(real[:1])])
+    return LambdaStep(
+        reward=jnp.where(real, reward, 0).astype(dtype),
+        discount=jnp.where(terminated | ~real, 0, jnp.asarray(gamma, dtype)),
+        trace=jnp.where(continued, jnp.asarray(lambda_, dtype), 0),
+        valid=real,
+    )
+
+
+def _rows(reward, terminated, truncated, real):
+    if not len(reward):
+        raise ValueError("there are no rows: reward has length 0")
+    return reward, *(x.astype(bool) for x in (terminated, truncated, real))

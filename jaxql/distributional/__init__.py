@@ -1,0 +1,44 @@
+"""Distributions of returns: categorical, quantile and histogram encodings, their Bellman targets, losses and readings.
+
+One layout throughout: a distribution is the last axis, after the actions: [..., A, N]. Functions that bear rlax's names
+keep rlax's layouts (there quantiles are [N, A]), order and results. Illegal actions have all their logits, or all their
+quantiles, at -inf.
+"""
+
+from jaxql.distributional.categorical import (
+    c51_target as c51_target,
+    categorical_double_q_learning as categorical_double_q_learning,
+    categorical_l2_project as categorical_l2_project,
+    categorical_mean as categorical_mean,
+    categorical_q_learning as categorical_q_learning,
+    categorical_td_learning as categorical_td_learning,
+    cross_entropy as cross_entropy,
+    probabilities as probabilities,
+)
+from jaxql.distributional.histogram import (
+    centers as centers,
+    hl_gauss as hl_gauss,
+    hl_gauss_target as hl_gauss_target,
+    two_hot as two_hot,
+    two_hot_target as two_hot_target,
+)
+from jaxql.distributional.quantile import (
+    Quantiles as Quantiles,
+    fraction_loss as fraction_loss,
+    fractions as fractions,
+    midpoints as midpoints,
+    quantile_expected_sarsa as quantile_expected_sarsa,
+    quantile_huber as quantile_huber,
+    quantile_q_learning as quantile_q_learning,
+    quantile_regression_loss as quantile_regression_loss,
+    quantile_target as quantile_target,
+)
+from jaxql.distributional.risk import (
+    cpw as cpw,
+    cvar as cvar,
+    distorted_mean as distorted_mean,
+    mean as mean,
+    power as power,
+    variance as variance,
+    wang as wang,
+)

@@ -1,0 +1,98 @@
+"""Scalars as histograms, so that regression becomes classification: two-hot and HL-Gauss."""
+
+import jax.numpy as jnp
+from jax.scipy.special import erf
+
+from jaxql.bellman.core import batched, bootstrap, stopped
+from jaxql.distributional.categorical import categorical_l2_project
+from jaxql.types import Array
+
+
+def centers(edges) -> Array:
+    """Midpoints [N] of the bins between edges [N + 1]: the atoms with which `categorical_mean` decodes HL-Gauss.
+
+    >>> print(centers(jnp.array([0.0, 1.0, 3.0])))
+    [0.5 2. ]
+    """
+    edges = jnp.asarray(edges)
+    return (edges[1:] + edges[:-1]) / 2
+
+
+@batched("", "N")
+def two_hot(x, atoms) -> Array:
+    """Probabilities [..., N] of the two atoms around x, whose mean is x; outside the support, of its nearest end.
+
+    Args:
+      x: [...].
+      atoms: [N] in ascending order.
+
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
+    >>> print(two_hot(0.75, jnp.arange(3.0)))
+    [0.25 0.75 0.  ]
+    """
+    return categorical_l2_project(x[None], jnp.ones(1, jnp.result_type(x, atoms, 1.0)), atoms)
+
+
+@batched("", "N")
+def hl_gauss(x, edges, sigma=None) -> Array:
+    """Probabilities [..., N] of the bins under a Gaussian around x, cut at the ends of the support.
+
+    p_i = (Phi((e_{i+1} - x) / sigma) - Phi((e_i - x) / sigma)) / (Phi((e_N - x) / sigma) - Phi((e_0 - x) / sigma)).
+    `categorical_mean` with `centers(edges)` decodes it: to x, but for the part of the Gaussian that was cut off, so
+    let the support reach some 3 sigma past the values it must hold.
+
+    Args:
+      x: [...]; outside the support it counts as the nearest end.
+      edges: [N + 1] in ascending order.
+      sigma: standard deviation; 0.75 of the mean width of a bin if None.
+
+    Source: Imani & White (2018), section 3, https://arxiv.org/abs/1806.04613; Farebrother et al. (2024), section 3,
+    https://arxiv.org/abs/2403.03950
+
+    >>> print(hl_gauss(0.0, jnp.array([-1.0, 0.0, 1.0])))
+    [0.5 0.5]
+    """
+    sigma = 0.75 * (edges[-1] - edges[0]) / (edges.shape[0] - 1) if sigma is None else sigma
+    x = jnp.clip(x, edges[0], edges[-1])
+    areas = erf((edges - x) / (sigma * 2**0.5))
+    return jnp.diff(areas) / (areas[-1] - areas[0])
+
+
+@batched("", "", "A", "A", "N")
+def two_hot_target(r_t, discount_t, q_t, q_selector, atoms, *, stop_target_gradients=True) -> Array:
+    """Target probabilities [..., N]: two_hot(r_t + discount_t * q_t[a*]) with a* = argmax_a q_selector[a].
+
+    Args:
+      r_t, discount_t: [...] reward, and gamma or 0 past a termination.
+      q_t: [..., A] decoded values at t, the target network's for instance.
+      q_selector: [..., A] what is maximised: q_t again, or the online network's values; -inf for illegal actions.
+      atoms: [N] in ascending order.
+      stop_target_gradients: whether the target is a constant.
+
+    Raises:
+      ValueError: an argument lacks axes, or batch axes differ.
+
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(two_hot_target(1.0, 0.5, q, q, jnp.arange(3.0)))
+    [0.  0.5 0.5]
+    """
+    return stopped(two_hot(bootstrap(r_t, discount_t, q_t[jnp.argmax(q_selector)]), atoms), stop_target_gradients)
+
+
+@batched("", "", "A", "A", "N")
+def hl_gauss_target(r_t, discount_t, q_t, q_selector, edges, *, sigma=None, stop_target_gradients=True) -> Array:
+    """Target probabilities [..., N]: hl_gauss(r_t + discount_t * q_t[a*]) with a* = argmax_a q_selector[a].
+
+    Shapes and errors as in `two_hot_target`; edges [N + 1] and sigma as in `hl_gauss`.
+
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
+    >>> q = jnp.array([0.0, 1.0])
+    >>> print(hl_gauss_target(1.0, 0.0, q, q, jnp.arange(3.0)))
+    [0.5 0.5]
+    """
+    target = bootstrap(r_t, discount_t, q_t[jnp.argmax(q_selector)])
+    return stopped(hl_gauss(target, edges, sigma), stop_target_gradients)

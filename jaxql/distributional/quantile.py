@@ -1,0 +1,219 @@
+"""Quantile distributions: values of the quantile function at fixed, sampled or learned fractions (QR-DQN, IQN, FQF)."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxql.bellman.core import batched, bootstrap, product, stopped
+from jaxql.distributional.categorical import row
+from jaxql.types import Array
+
+
+class Quantiles(NamedTuple):
+    """What a quantile network tells of a batch of observations."""
+
+    values: Array  # [N, A, M] of the quantile function
+    taus: Array  # [M] or [N, M] the fractions at which it is evaluated
+    probs: Any = None  # [M] or [N, M] the probability that each stands for; None where all are 1 / M
+
+
+def midpoints(n: int) -> Array:
+    """The n fractions [n] of QR-DQN: (2 i + 1) / (2 n).
+
+    Source: Dabney et al. (2018), lemma 2, https://arxiv.org/abs/1710.10044
+
+    >>> print(midpoints(2))
+    [0.25 0.75]
+    """
+    return (jnp.arange(n) + 0.5) / n
+
+
+def _asymmetric(quantiles, taus, targets, kappa):
+    """[N, M] quantile Huber penalties of all pairs, divided by kappa; the limit is the absolute error, kappa = 0."""
+    delta = targets[None, :] - quantiles[:, None]
+    size, kappa = jnp.abs(delta), jnp.asarray(kappa, delta.dtype)
+    inner = jnp.minimum(size, kappa)
+    huber = 0.5 * inner**2 / jnp.where(kappa > 0, kappa, 1) + (size - inner)
+    return jnp.abs(taus[:, None] - (delta < 0)) * jnp.where(kappa > 0, huber, size)
+
+
+@batched("N", "N", "M")
+def quantile_huber(quantiles, taus, targets, *, kappa=1.0) -> Array:
+    """Quantile Huber loss [...]: sum_i mean_j |taus_i - 1{d_ij < 0}| L(d_ij) / kappa, d_ij = targets_j - quantiles_i.
+
+    L is the Huber loss with threshold kappa; for kappa = 0 the limit, L / kappa = |d|. Dividing by kappa makes the
+    slope of large errors independent of it.
+
+    Args:
+      quantiles, taus: [..., N] predictions and their fractions.
+      targets: [..., M] samples or quantiles of the target; gradients flow into them unless they are constants.
+      kappa: threshold, a number that may be traced.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), section 2 and equation 3, https://arxiv.org/abs/1806.06923
+
+    >>> print(quantile_huber(jnp.array([0.0]), jnp.array([0.25]), jnp.array([3.0, -3.0])))
+    1.25
+    """
+    return jnp.sum(jnp.mean(_asymmetric(quantiles, taus, targets, kappa), axis=-1))
+
+
+@batched("", "", "AN", "A")
+def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gradients=True) -> Array:
+    """Target quantiles [..., N]: r_t + discount_t * quantiles_t[a*], a* = argmax_a q_selector[a].
+
+    Args:
+      r_t, discount_t: [...] reward, and gamma or 0 past a termination.
+      quantiles_t: [..., A, N] at t, the target network's for instance.
+      q_selector: [..., A] what is maximised: their means, the online network's means, or a measure of risk; -inf
+        for illegal actions.
+      stop_target_gradients: whether the target is a constant.
+
+    Raises:
+      ValueError: an argument lacks axes, or batch axes differ.
+
+    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
+
+    >>> print(quantile_target(1.0, 0.5, jnp.array([[0.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, -jnp.inf])))
+    [1. 2.]
+    """
+    return stopped(bootstrap(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
+
+
+@batched("N", "N", "M")
+def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, stop_target_gradients=True) -> Array:
+    """Quantile regression loss [...]: sum_i mean_j |tau_src_i - 1{d < 0}| L(d), d = dist_target_j - dist_src_i.
+
+    L is the absolute value, or the Huber loss if huber_param > 0; not divided by it, unlike `quantile_huber`.
+
+    Args:
+      dist_src, tau_src: [..., N] predicted quantiles and their fractions.
+      dist_target: [..., M] quantiles or samples of the target.
+      huber_param: threshold of the Huber loss, a number that may be traced.
+      stop_target_gradients: whether dist_target is a constant. (rlax lets gradients into it whatever this says.)
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), equations 9 and 10, https://arxiv.org/abs/1710.10044
+
+    >>> print(quantile_regression_loss(jnp.array([0.0]), jnp.array([0.25]), jnp.array([3.0, -3.0])))
+    1.5
+    """
+    target = stopped(dist_target, stop_target_gradients)
+    losses = _asymmetric(dist_src, tau_src, target, huber_param)
+    return jnp.sum(jnp.mean(losses, axis=-1)) * jnp.where(huber_param > 0, huber_param, 1).astype(losses.dtype)
+
+
+@batched("NA", "N", "", "", "", "KA", "MA")
+def quantile_q_learning(
+    dist_q_tm1,
+    tau_q_tm1,
+    a_tm1,
+    r_t,
+    discount_t,
+    dist_q_t_selector,
+    dist_q_t,
+    huber_param=0.0,
+    stop_target_gradients=True,
+) -> Array:
+    """Loss [...] of Q-learning on quantiles: `quantile_regression_loss` to r_t + discount_t * dist_q_t[:, a*].
+
+    a* has the greatest mean under dist_q_t_selector. Distributions are [..., N, A] here, as in rlax.
+
+    Args:
+      dist_q_tm1: [..., N, A] quantiles at t - 1.
+      tau_q_tm1: [..., N] their fractions.
+      a_tm1: [...] the action taken, an index into A.
+      r_t, discount_t: [...] reward, and gamma or 0 past a termination.
+      dist_q_t_selector, dist_q_t: [..., K, A] and [..., M, A] quantiles at t that choose and that evaluate.
+      huber_param: threshold of the Huber loss, or 0 for none; it may be traced.
+      stop_target_gradients: whether the target is a constant.
+
+    Raises:
+      ValueError: an argument lacks axes, or lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
+
+    >>> print(quantile_q_learning(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), jnp.eye(2)))
+    0.625
+    """
+    a_t = jnp.argmax(jnp.mean(dist_q_t_selector, axis=0))
+    target = bootstrap(r_t, discount_t, dist_q_t[:, a_t])
+    return quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param, stop_target_gradients)
+
+
+@batched("NA", "N", "", "", "", "MA", "A")
+def quantile_expected_sarsa(
+    dist_q_tm1,
+    tau_q_tm1,
+    a_tm1,
+    r_t,
+    discount_t,
+    dist_q_t,
+    probs_a_t,
+    huber_param=0.0,
+    stop_target_gradients=True,
+) -> Array:
+    """Loss [...] of expected SARSA on quantiles: the mean under probs_a_t of the losses to each action's target.
+
+    Shapes and errors as in `quantile_q_learning`; `probs_a_t` [..., A] is the target policy at t, a constant wherever
+    the target is. An action of probability 0 does not count, whatever its quantiles.
+
+    Source: Dabney et al. (2018), equations 9 and 10, https://arxiv.org/abs/1710.10044
+
+    >>> policy = jnp.array([0.5, 0.5])
+    >>> print(quantile_expected_sarsa(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), policy))
+    0.625
+    """
+    targets = bootstrap(r_t, discount_t, dist_q_t.T)  # [A, M]
+    losses = quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param, stop_target_gradients)
+    return jnp.sum(product(stopped(probs_a_t, stop_target_gradients), losses))
+
+
+@batched("N")
+def fractions(logits) -> tuple[Array, Array]:
+    """The learned fractions of FQF: taus [..., N + 1] from 0 to 1, the cumulated softmax, and their midpoints [..., N].
+
+    Source: Yang et al. (2019), section 3.3, https://arxiv.org/abs/1911.02140
+
+    >>> taus, middles = fractions(jnp.zeros(2))
+    >>> print(taus, middles)
+    [0.  0.5 1. ] [0.25 0.75]
+    """
+    inner = jnp.cumsum(jax.nn.softmax(logits))[:-1]
+    taus = jnp.concatenate([jnp.zeros(1, inner.dtype), inner, jnp.ones(1, inner.dtype)])
+    return taus, (taus[1:] + taus[:-1]) / 2
+
+
+@batched(1, 1, 1)
+def fraction_loss(taus, at_taus, at_midpoints) -> Array:
+    """A function [...] whose gradient in taus is that of the 1-Wasserstein error of the step approximation of FQF.
+
+    d W1 / d taus_i = 2 F^-1(taus_i) - F^-1(middle_i) - F^-1(middle_{i-1}) for the N - 1 inner fractions; the two ends
+    are fixed. Its value (the sum of this times taus) is no distance; no gradient flows into the quantiles.
+
+    Args:
+      taus: [..., N + 1] fractions in ascending order, from `fractions`.
+      at_taus: [..., N - 1] the quantile function at the inner ones.
+      at_midpoints: [..., N] the quantile function at their midpoints.
+
+    Raises:
+      ValueError: lengths do not fit, or batch axes differ.
+
+    Source: Yang et al. (2019), proposition 1, https://arxiv.org/abs/1911.02140
+
+    >>> print(jax.grad(fraction_loss)(jnp.array([0.0, 0.5, 1.0]), jnp.array([4.0]), jnp.array([1.0, 9.0])))
+    [ 0. -2.  0.]
+    """
+    n = at_midpoints.shape[0]
+    if (taus.shape[0], at_taus.shape[0]) != (n + 1, n - 1):
+        raise ValueError(
+            f"fraction_loss: at_midpoints has {n} values; taus needs {n + 1}, not {taus.shape[0]}, "
+            f"and at_taus {n - 1}, not {at_taus.shape[0]}"
+        )
+    slope = 2 * at_taus - at_midpoints[1:] - at_midpoints[:-1]
+    return jnp.sum(jax.lax.stop_gradient(slope) * taus[1:-1])

@@ -1,0 +1,165 @@
+"""Readings of a distribution: mean, variance, and measures of risk.
+
+A distribution is values [..., N] and their probs [..., N]: of a categorical one (atoms, probabilities(logits)); of
+quantiles (quantiles, None), each worth 1 / N, or the probabilities that their fractions stand for. Either may lack the
+batch axes of the other.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
+
+from jaxql.bellman.core import batched, product
+from jaxql.types import Array
+
+
+def _reading(equation):
+    """Batches a function of (values, probs, options), where probs None stands for equal ones."""
+    batch = batched("N", "N")(equation)
+
+    @functools.wraps(equation)
+    def call(values, probs=None, **options):
+        values = jnp.asarray(values)
+        if probs is None:
+            n = values.shape[-1] if values.ndim else 1
+            probs = jnp.full(n, 1 / n, jnp.result_type(values, 1.0))
+        return batch(values, probs, **options)
+
+    return call
+
+
+def _ascending(values, probs):
+    """Values in ascending order, their probabilities, and the probabilities up to and with each."""
+    order = jnp.argsort(values)
+    return values[order], probs[order], jnp.cumsum(probs[order])
+
+
+@_reading
+def mean(values, probs=None) -> Array:
+    """Expected value [...]: sum_i probs_i values_i; values of probability 0 do not count, even if infinite.
+
+    Args:
+      values: [..., N].
+      probs: [..., N]; 1 / N each if None.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), equation 3, https://arxiv.org/abs/1710.10044
+
+    >>> print(mean(jnp.array([0.0, 1.0, 5.0])))
+    2.0
+    """
+    return jnp.sum(product(probs, values))
+
+
+@_reading
+def variance(values, probs=None) -> Array:
+    """Variance [...]: sum_i probs_i (values_i - mean)^2; arguments and errors as in `mean`.
+
+    >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
+    1.0 0.75
+    """
+    return mean((values - mean(values, probs)) ** 2, probs)
+
+
+@_reading
+def cvar(values, probs=None, *, level) -> Array:
+    """Conditional value at risk [...]: the mean of the worst (lowest) part of a distribution, whose mass is `level`.
+
+    It is (1 / level) times the integral of the quantile function from 0 to level; at level 1 the mean.
+
+    Args:
+      values: [..., N], in any order.
+      probs: [..., N]; 1 / N each if None.
+      level: 0 < level <= 1, a number that may be traced.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), section 4, https://arxiv.org/abs/1806.06923
+
+    >>> print(cvar(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
+    1.0
+    """
+    values, probs, upto = _ascending(values, probs)
+    counted = jnp.clip(jnp.asarray(level, upto.dtype) - (upto - probs), 0, probs)
+    return jnp.sum(product(counted / jnp.sum(counted), values))
+
+
+@_reading
+def distorted_mean(values, probs=None, *, distortion) -> Array:
+    """Distorted expectation [...]: the mean of F^-1(distortion(tau)) over tau uniform in [0, 1], computed exactly.
+
+    A network that takes fractions as inputs needs no such reading: give it distortion(tau) and take the mean.
+
+    Args:
+      values: [..., N], in any order.
+      probs: [..., N]; 1 / N each if None. No gradient flows into them.
+      distortion: tau -> fraction, not decreasing, 0 at 0: `lambda tau: wang(tau, -0.75)`. One that ends below 1 never
+        sees the rest: `lambda tau: 0.25 * tau` is the CVaR at level 0.25.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Dabney et al. (2018), section 3, https://arxiv.org/abs/1806.06923
+
+    >>> print(distorted_mean(jnp.array([4.0, 0.0]), distortion=lambda tau: tau**0.5))
+    3.0
+    """
+    values, _, upto = _ascending(values, jax.lax.stop_gradient(probs))
+
+    def halve(_, bracket):
+        low, high = bracket
+        middle = (low + high) / 2
+        fits = distortion(middle) <= upto
+        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+
+    # taus[i], the greatest tau with distortion(tau) <= upto[i], is where the quantile function leaves values[i].
+    bracket = jnp.zeros_like(upto), jnp.ones_like(upto)
+    taus = jax.lax.fori_loop(0, jnp.finfo(upto.dtype).nmant + 3, halve, bracket)[0].at[-1].set(1)
+    return jnp.sum(product(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
+
+
+def power(tau, eta) -> Array:
+    """Power distortion: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)); shapes broadcast.
+
+    Negative eta is averse to risk, positive eta seeks it; 0 is neutral.
+
+    Source: Dabney et al. (2018), section 4, https://arxiv.org/abs/1806.06923
+
+    >>> print(power(0.25, 1.0), power(0.75, -1.0))
+    0.5 0.5
+    """
+    seeks = jnp.asarray(eta) >= 0
+    raised = jnp.where(seeks, tau, 1 - tau) ** (1 / (1 + jnp.abs(eta)))
+    return jnp.where(seeks, raised, 1 - raised)
+
+
+def wang(tau, eta) -> Array:
+    """Wang's distortion: Phi(Phi^-1(tau) + eta), Phi the normal distribution function; negative eta is averse to risk.
+
+    Source: Dabney et al. (2018), section 4, https://arxiv.org/abs/1806.06923
+
+    >>> print(wang(0.5, 0.0))
+    0.5
+    """
+    dtype = jnp.result_type(tau, eta, 1.0)
+    exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function knows no bfloat16
+    return ndtr(ndtri(jnp.asarray(tau, exact)) + jnp.asarray(eta, exact)).astype(dtype)
+
+
+def cpw(tau, eta) -> Array:
+    """Cumulative probability weighting: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta); people's eta is about 0.71.
+
+    Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for eta above 0.28 or so.
+
+    Source: Dabney et al. (2018), section 4, https://arxiv.org/abs/1806.06923
+
+    >>> print(cpw(0.5, 1.0))
+    0.5
+    """
+    rise, fall = jnp.asarray(tau) ** eta, (1 - jnp.asarray(tau)) ** eta
+    return rise / (rise + fall) ** (1 / jnp.asarray(eta))

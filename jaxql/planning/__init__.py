@@ -1,0 +1,60 @@
+"""Exact planning on an `MDP`: operators, optima, policies and what they are worth.
+
+The operators keep the dtype they are given. The solvers compute in float64 whatever JAX's default (a planner that
+rounds at every sweep cannot say how wrong it is) and round once, on return. Shapes: S states, A actions, K successors.
+Arguments are checked where their values are known; under `jit` and `vmap` that is left to the caller.
+
+>>> lake = from_gymnasium("FrozenLake-v1")
+>>> solution = value_iteration(lake, discount=0.9)
+>>> bool(solution.converged), solution.policy.shape
+(True, (16,))
+"""
+
+from jaxql.planning.asynchronous import (
+    gauss_seidel_value_iteration as gauss_seidel_value_iteration,
+    prioritised_sweeping as prioritised_sweeping,
+)
+from jaxql.planning.evaluation import (
+    policy_evaluation as policy_evaluation,
+)
+from jaxql.planning.gain import (
+    AverageSolution as AverageSolution,
+    relative_value_iteration as relative_value_iteration,
+)
+from jaxql.planning.model import (
+    check as check,
+    from_gymnasium as from_gymnasium,
+)
+from jaxql.planning.operators import (
+    action_values as action_values,
+    average as average,
+    bellman_expectation as bellman_expectation,
+    bellman_optimality as bellman_optimality,
+    greedy_policy as greedy_policy,
+)
+from jaxql.planning.policies import (
+    discounted_occupancy as discounted_occupancy,
+    epsilon_soft_policy as epsilon_soft_policy,
+    softmax_policy as softmax_policy,
+    stationary_distribution as stationary_distribution,
+)
+from jaxql.planning.policy_solvers import (
+    modified_policy_iteration as modified_policy_iteration,
+    policy_iteration as policy_iteration,
+)
+from jaxql.planning.returns import (
+    best_return as best_return,
+    expected_return as expected_return,
+    finite_horizon as finite_horizon,
+    start_returns as start_returns,
+    success_probability as success_probability,
+)
+from jaxql.planning.solvers import (
+    Solution as Solution,
+    loss_bounds as loss_bounds,
+    q_iteration as q_iteration,
+    value_iteration as value_iteration,
+)
+from jaxql.planning.sweeps import (
+    Bounds as Bounds,
+)

@@ -1,0 +1,54 @@
+"""Checks of arguments, where their values are known; what is traced is taken on trust."""
+
+import math
+
+import jax
+import numpy as np
+
+from jaxql.errors import UserError
+
+
+def known(x) -> bool:
+    return not isinstance(x, jax.core.Tracer)
+
+
+def is_one(discount) -> bool:
+    return known(discount) and float(discount) == 1
+
+
+def check_discount(discount):
+    if np.ndim(discount) != 0:
+        raise UserError(f"discount has shape {np.shape(discount)}; it must be one number; for several, use jax.vmap")
+    if known(discount) and not 0 <= float(discount) <= 1:
+        raise UserError(f"discount is {float(discount)}; it must lie in [0, 1]")
+
+
+def check_policy(mdp, policy):
+    shape = np.shape(mdp.probability)[:2]
+    if np.shape(policy) not in (shape, shape[:1]):
+        raise UserError(f"policy has shape {np.shape(policy)}; it must be {shape[:1]}, actions, or {shape}, their odds")
+    if not known(policy):
+        return
+    policy = np.asarray(policy)
+    if policy.ndim == 1 and (policy.dtype.kind not in "iu" or (policy < 0).any() or (policy >= shape[1]).any()):
+        raise UserError(f"policy [S] must hold actions, whole numbers in 0..{shape[1] - 1}; probabilities are [S, A]")
+    off = np.abs(policy.sum(axis=-1, dtype=np.float64) - 1)
+    if policy.ndim == 2 and not ((policy >= 0).all() and (off <= 1e-5).all()):
+        state = int(np.argmax((policy < 0).any(axis=-1) | ~(off <= 1e-5)))
+        raise UserError(f"policy has {policy[state].tolist()} in state {state}; probabilities must sum to 1")
+
+
+def limit_of(mdp, step_limit):
+    limit = mdp.step_limit if isinstance(step_limit, str) and step_limit == "mdp" else step_limit
+    if limit is None or not known(limit):
+        return limit
+    if isinstance(limit, str | bool) or np.ndim(limit) or int(limit) != limit or limit < 0:
+        raise UserError(f'step_limit is {limit!r}; it must be a whole number from 0 on, None, or "mdp"')
+    return int(limit)
+
+
+def check_stopping(tolerance, max_iterations):
+    if known(tolerance) and not 0 < tolerance < math.inf:
+        raise UserError(f"tolerance is {tolerance}; it must be finite and above 0, such as 1e-6")
+    if known(max_iterations) and max_iterations < 1:
+        raise UserError(f"max_iterations is {max_iterations}; it must be at least 1")

@@ -1,0 +1,137 @@
+"""Value iteration that does not wait for the sweep to end: new values count at once, or where they matter most."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.errors import UserError
+from jaxql.planning import sweeps
+from jaxql.planning.arguments import known
+from jaxql.planning.model import check
+from jaxql.planning.policy_solvers import refuse_one
+from jaxql.planning.solvers import Method, Solution, as_is, from_zero, onwards, solve
+from jaxql.types import MDP
+
+
+def gauss_seidel_value_iteration(
+    mdp: MDP,
+    discount=0.9,
+    tolerance=1e-6,
+    max_iterations: int = 1_000_000,
+    *,
+    blocks: int | None = None,
+    stopping: str = "error",
+) -> Solution:
+    """Value iteration in place: blocks of states, lowest first, each backed up from the newest values.
+
+    `blocks=None` backs up one state after another, the textbook's method: fewest sweeps, but nothing runs in parallel.
+    With fewer blocks the states of a block are backed up together; `blocks=1` is `value_iteration`. A sweep still
+    contracts by b, and the proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration`
+    below discount 1. Source: Puterman (1994), section 6.3.3. https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
+    >>> round(float(gauss_seidel_value_iteration(loop, 0.5).values[0]), 5)
+    2.0
+    """
+    refuse_one(discount)
+    states = np.shape(mdp.start)[0] if np.ndim(mdp.start) else 1
+    blocks = states if blocks is None else blocks
+    if not 1 <= blocks <= states:
+        raise UserError(f"blocks is {blocks}; it must lie in 1..{states}, the number of states")
+    settings = np.zeros(-(-states // blocks), np.int8)  # its length is the size of a block
+    return solve(GAUSS_SEIDEL, mdp, discount, tolerance, max_iterations, stopping, settings)
+
+
+def _sweep_in_place(table, block, values, extra):
+    size, states = len(block), len(values)
+
+    def back_up(i, new):
+        first = jnp.minimum(i * size, states - size)  # the last block may repeat some of the one before
+        part = table._replace(
+            **{
+                name: jax.lax.dynamic_slice_in_dim(getattr(table, name), first, size, axis=-1)
+                for name in ("next_state", "weight", "gain")
+            }
+        )
+        return jax.lax.dynamic_update_slice_in_dim(new, sweeps.backup_best(part, new), first, axis=0)
+
+    new = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-states // size)), back_up, values)
+    worst = jnp.max(jnp.abs(new - values))  # in place the least and the largest change prove no more than this
+    return new, extra, -worst, worst
+
+
+GAUSS_SEIDEL = Method(from_zero, _sweep_in_place, as_is, onwards, 1000)
+
+
+def prioritised_sweeping(
+    mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int = 10_000, *, stopping: str = "error"
+) -> Solution:
+    """Backs up one state at a time, always the one whose value may change most, until no value can change by much.
+
+    After a change of V(s) by c, the priority of each predecessor u grows by |c| times the largest weight of s among the
+    actions of u, so that a priority is at least |(T V)(u) - V(u)|. The states are found by a scan of [S], not a heap.
+    The proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration` below discount 1.
+    `iterations` counts backups, S of which are a sweep for `max_iterations`. The model must be known, not traced: its
+    predecessors are listed in memory [S, largest number of them].
+    Source: Moore & Atkeson (1993), https://doi.org/10.1007/BF00993104, with a known model.
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
+    >>> round(float(prioritised_sweeping(loop, 0.5).values[0]), 5)
+    2.0
+    """
+    refuse_one(discount)
+    if not all(known(x) for x in (*mdp[:5], max_iterations)):
+        raise UserError("prioritised_sweeping lists predecessors, so its model must be known; call it outside jit")
+    check(mdp)
+    backups = min(max_iterations * len(mdp.start), 2**31 - 2)
+    predecessors, most_likely = _predecessors(mdp)
+    with jax.enable_x64(True):
+        settings = jnp.asarray(predecessors), jnp.asarray(most_likely)
+        return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings)
+
+
+def _predecessors(mdp):
+    """States [S, M] that may come before, and how likely at most, [S, M]; where there are fewer, likelihood 0."""
+    probability, ends = np.asarray(mdp.probability, np.float64), np.asarray(mdp.ends)
+    states, actions, _ = probability.shape
+    probability = np.where(ends, 0, probability / probability.sum(-1, keepdims=True))
+    before, action, k = np.nonzero(probability)
+    after = np.asarray(mdp.next_state)[before, action, k].astype(np.int64)
+    moves, where = np.unique((after * states + before) * actions + action, return_inverse=True)
+    chance = np.bincount(where, probability[before, action, k])
+    pairs, where = np.unique(moves // actions, return_inverse=True)
+    likely = np.zeros(len(pairs))
+    np.maximum.at(likely, where, chance)
+    after, before = np.divmod(pairs, states)
+    counts = np.bincount(after, minlength=states)
+    column = np.arange(len(pairs)) - np.repeat(np.cumsum(counts) - counts, counts)
+    table, most_likely = np.zeros((states, max(counts.max(), 1)), np.int32), np.zeros((states, max(counts.max(), 1)))
+    table[after, column], most_likely[after, column] = before, likely
+    return table, most_likely
+
+
+def _back_up_most_urgent(table, settings, values, priority):
+    predecessors, most_likely = settings
+    largest = jnp.max(priority)
+    state = jnp.min(jnp.where(priority == largest, jnp.arange(len(values), dtype=jnp.int32), len(values) - 1))
+    q = table.gain[:, state] + sweeps.over_successors(
+        lambda w, s: w * values[s], table.weight[:, :, state, None], table.next_state[:, :, state, None]
+    )[:, 0]  # fmt: skip
+    new = jnp.max(q)
+    spreads = table.discount * most_likely[state] * jnp.abs(new - values[state])
+    priority = priority.at[state].set(0).at[predecessors[state]].add(spreads)
+    worst = jnp.max(priority)
+    return values.at[state].set(new), priority, -worst, worst
+
+
+def _exact_priorities(values, priority, proof):
+    return values, jnp.abs(proof.values - values)
+
+
+PRIORITISED_SWEEPING = Method(
+    lambda table: (jnp.zeros_like(table.gain[0]), jnp.abs(jnp.max(table.gain, axis=0))),
+    _back_up_most_urgent,
+    as_is,
+    _exact_priorities,
+    2**30,
+)

@@ -1,0 +1,117 @@
+"""The best average reward: relative value iteration."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.errors import UserError
+from jaxql.planning import sweeps
+from jaxql.planning.arguments import check_stopping, known
+from jaxql.planning.model import check
+from jaxql.planning.numbers import double, dtype_of, lowest_argmax, round_to, rounded, rounding
+from jaxql.types import MDP, Array
+
+
+class AverageSolution(NamedTuple):
+    """What relative value iteration found."""
+
+    gain: Array  # scalar: reward per step of the best policy
+    bias: Array  # [S] relative values, 0 in state 0: gain + bias = max(q_values), up to the residual
+    q_values: Array  # [S, A] r + P bias
+    policy: Array  # [S] int32 greedy in q_values, lowest index on ties
+    iterations: Array  # sweeps made
+    residual: Array  # span of the last change, largest less least
+    converged: Array  # bool: error_bound <= tolerance
+    error_bound: Array  # proven bound on |gain - g*| and on g* less the gain of `policy`, from wherever it starts
+
+
+def relative_value_iteration(
+    mdp: MDP, tolerance=1e-6, max_iterations: int = 1_000_000, *, laziness: float = 0.5
+) -> AverageSolution:
+    """The best average reward of a unichain model: h <- h + (1 - laziness) (T h - h), less its value in state 0.
+
+    An episode that ends is followed by another, from `start`. With T at discount 1, the least and the largest entry of
+    T h - h enclose the best gain g* of every state, and the gain of the policy greedy in h: when they are within
+    `tolerance` (and the rounding), both are known. A `laziness` above 0 makes periodic chains aperiodic, so that the
+    span shrinks. Where different states have different best gains (multichain) it does not: `converged` is False.
+
+    Args: `tolerance` > 0, in the unit of the reward; `max_iterations` >= 1; `laziness` in [0, 1).
+    Returns: `AverageSolution` in the dtype of the rewards.
+    Raises: UserError for a model or setting that makes no sense.
+    Source: Puterman (1994), section 8.5, theorem 8.5.5 and (for laziness) section 8.5.4.
+    https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[3.0]]], [[[False]]], [1.0])))
+    >>> float(relative_value_iteration(loop).gain)
+    3.0
+    """
+    check(mdp)
+    check_stopping(tolerance, max_iterations)
+    if known(laziness) and not 0 <= laziness < 1:
+        raise UserError(f"laziness is {laziness}; it must lie in [0, 1)")
+    dtype = dtype_of(mdp)
+    with jax.enable_x64(True):
+        unit = np.float64(jnp.finfo(dtype).eps / 2)
+        settings = double(tolerance), max_iterations, double(laziness), unit
+        return round_to(_solve(double(mdp), *settings, dtype=dtype), dtype)
+
+
+def _lay_out(mdp, unit):
+    """The model that restarts: what comes after an end, [A, S], is worth the mean of h over the start."""
+    table = sweeps.lay_out(mdp, jnp.float64(1), unit, np.float64(0))
+    ends = jnp.transpose(mdp.ends, (1, 2, 0))
+    ending = sweeps.over_successors(lambda p, over: jnp.where(over, p, 0), table.probability, ends)
+    return table, ending, mdp.start / jnp.sum(mdp.start)
+
+
+def _noise(table, unit, values):
+    """A rough bound on what rounding does to a sweep: all that is added up, times its relative error."""
+    operations = 8 + 2 * math.ceil(math.log2(table.weight.shape[1])) + math.ceil(math.log2(values.shape[0]))
+    relative = 2 * unit + operations * jnp.finfo(jnp.float64).eps
+    size = sweeps.over_successors(lambda p, r: p * jnp.abs(r), table.probability, table.reward)
+    return jnp.max((relative + table.slack) * (size + jnp.max(jnp.abs(values))))
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _solve(mdp, tolerance, max_iterations, laziness, unit, *, dtype) -> AverageSolution:
+    table, ending, start = _lay_out(mdp, unit)
+
+    def backup(values):
+        return sweeps.backup(table, values) + ending * jnp.sum(start * values)
+
+    def measure(values):
+        q = backup(values)
+        change = jnp.max(q, axis=0) - values
+        low, high = sweeps.spread(change)
+        blur = _noise(table, unit, values)
+        cast = rounding(q, dtype)
+        error = high - low + 2 * (blur + cast) + rounding((low + high) / 2, dtype)
+        return q, change, low, high, blur, error
+
+    def unfinished(carry):
+        values, iterations, (_, _, low, high, blur, error) = carry
+        return ~((error <= tolerance) | (high - low <= blur / 4) | (iterations >= max_iterations))
+
+    def go_on(carry):
+        values, iterations, (_, change, _, _, _, _) = carry
+        values = values + (1 - laziness) * change
+        values = values - values[0]
+        return values, iterations + 1, measure(values)
+
+    first = jnp.zeros_like(start)
+    values, iterations, found = jax.lax.while_loop(unfinished, go_on, (first, jnp.int32(1), measure(first)))
+    q, _, low, high, _, error = found
+    return AverageSolution(
+        gain=(low + high) / 2,
+        bias=values,
+        q_values=q.T,
+        policy=lowest_argmax(rounded(q.T, dtype)),
+        iterations=iterations,
+        residual=high - low,
+        converged=error <= tolerance,
+        error_bound=error,
+    )

@@ -1,0 +1,108 @@
+"""Where models come from, and what every solver demands of one."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.errors import UserError
+from jaxql.planning.arguments import known
+from jaxql.types import MDP
+
+
+def check(mdp: MDP) -> None:
+    """Raises UserError, naming the state and action, unless `mdp` is a model; what is traced is taken on trust.
+
+    Probabilities must not be negative, and sum to 1 within 1e-5 (solvers divide by the sum); rewards must be finite;
+    successors, those with probability 0 too, must be states.
+    """
+    shape = np.shape(mdp.probability)
+    if len(shape) != 3 or 0 in shape or any(np.shape(x) != shape for x in mdp[:4]):
+        raise UserError(f"an MDP needs four arrays [S, A, K]; they have {[np.shape(x) for x in mdp[:4]]}")
+    if np.shape(mdp.start) != shape[:1]:
+        raise UserError(f"start has shape {np.shape(mdp.start)}; it must be [{shape[0]}], a probability for each state")
+    if not all(known(x) for x in mdp[:5]):
+        return
+    probability, next_state, start = (np.asarray(x) for x in (mdp.probability, mdp.next_state, mdp.start))
+    total = probability.sum(axis=-1, dtype=np.float64)
+    for bad, what in (
+        ((probability < 0).any(-1), "has a negative probability"),
+        (~(np.abs(total - 1) <= 1e-5), "has probabilities that do not sum to 1"),
+        (((next_state < 0) | (next_state >= shape[0])).any(-1), f"leads to a state outside 0..{shape[0] - 1}"),
+        (~np.isfinite(np.asarray(mdp.reward)).all(-1), "has a reward that is not finite"),
+    ):
+        if bad.any():
+            state, action = (int(x) for x in np.argwhere(bad)[0])
+            raise UserError(f"state {state}, action {action} {what}: {_row(mdp, state, action)}")
+    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= 1e-5:
+        raise UserError(f"start sums to {start.sum(dtype=np.float64)}; it must be a distribution over the states")
+
+
+def _row(mdp, state, action) -> str:
+    names = ("probability", "next_state", "reward")
+    return ", ".join(f"{name} {np.asarray(getattr(mdp, name))[state, action][:8].tolist()}" for name in names)
+
+
+def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
+    """The model inside a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or one with a like `.unwrapped.P`.
+
+    P[s][a] is a list of (probability, next state, reward, terminated). Equal outcomes are merged; K is the largest
+    number of different ones; the rest is padded with probability 0 and next_state s. The start distribution is the
+    env's; the step limit is its spec's. Wrappers are looked through: what they change is not in the model.
+
+    Args: an id, with `env_kwargs` for `gymnasium.make`, or an env, which is left open.
+    Raises: UserError if there is no such env, it has no P, or P is not its whole truth (Taxi's fickle passenger).
+
+    >>> lake = from_gymnasium("FrozenLake-v1")
+    >>> lake.probability.shape, lake.step_limit
+    ((16, 4, 3), 100)
+    """
+    import gymnasium  # only here: planning needs no emulator
+
+    if isinstance(env_or_id, str):
+        try:
+            env = gymnasium.make(env_or_id, **env_kwargs)
+        except (gymnasium.error.Error, TypeError) as error:
+            raise UserError(f"{env_or_id}: {' '.join(str(error).split())}") from error
+        try:
+            return from_gymnasium(env)
+        finally:
+            env.close()
+    if env_kwargs:
+        raise UserError(f"{', '.join(env_kwargs)}: settings go with an id; this env is already made")
+    env = getattr(env_or_id, "unwrapped", env_or_id)
+    name = env.spec.id if getattr(env, "spec", None) else type(env).__name__
+    if not hasattr(env, "P"):
+        raise UserError(f"{name} has no transition table (env.unwrapped.P); FrozenLake, CliffWalking and Taxi have one")
+    if getattr(env, "fickle_passenger", False):
+        raise UserError(f"{name} with fickle_passenger=True is not the process in its P; make it without")
+    limit = env_or_id.spec.max_episode_steps if getattr(env_or_id, "spec", None) else None
+    return _from_table(env.P, _start(env, name), None if limit is None or limit < 0 else int(limit))
+
+
+def _start(env, name):
+    if hasattr(env, "initial_state_distrib"):
+        start = np.asarray(env.initial_state_distrib, np.float64)
+        return start / start.sum()
+    if hasattr(env, "start_state_index"):
+        return np.eye(len(env.P))[int(env.start_state_index)]
+    raise UserError(f"{name} does not say where it starts: no initial_state_distrib, no start_state_index")
+
+
+def _from_table(table, start, step_limit) -> MDP:
+    num_states, num_actions = len(table), len(table[0])
+    merged = np.empty((num_states, num_actions), object)
+    for state, action in np.ndindex(merged.shape):
+        merged[state, action] = outcomes = {}
+        for probability, successor, reward, ended in table[state][action]:
+            key = int(successor), float(reward), bool(ended)
+            outcomes[key] = outcomes.get(key, 0.0) + float(probability)
+    shape = (*merged.shape, max(len(outcomes) for outcomes in merged.flat))
+    next_state = np.broadcast_to(np.arange(num_states, dtype=np.int32)[:, None, None], shape).copy()
+    probability, reward, ends = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
+    for pair in np.ndindex(merged.shape):
+        for k, (outcome, chance) in enumerate(merged[pair].items()):
+            next_state[*pair, k], reward[*pair, k], ends[*pair, k] = outcome
+            probability[*pair, k] = chance
+    probability, reward, start = (jnp.asarray(x, jnp.result_type(float)) for x in (probability, reward, start))
+    return MDP(jnp.asarray(next_state), probability, reward, jnp.asarray(ends), start, step_limit)

@@ -1,0 +1,62 @@
+"""Sums, roundings and dtypes: how planners compute in float64 whatever JAX's default, and round once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql.types import MDP
+
+
+def tree_sum(x):
+    """Sum over the last axis by halves: the error grows with log2(K), where one after another it may grow with K."""
+    while x.shape[-1] > 1:
+        half = x.shape[-1] // 2
+        x = jnp.concatenate([x[..., :half] + x[..., half : 2 * half], x[..., 2 * half :]], axis=-1)
+    return x[..., 0]
+
+
+def lowest_argmax(q):
+    """Lowest index of the largest, int32 throughout: an outer jit without float64 cannot lower jnp's argmax of it."""
+    action = jax.lax.broadcasted_iota(jnp.int32, q.shape, q.ndim - 1)
+    best = q == jnp.max(q, axis=-1, keepdims=True)
+    return jnp.min(jnp.where(best, action, jnp.int32(q.shape[-1] - 1)), axis=-1)
+
+
+def rounded(x, dtype):
+    """x as `dtype` will hold it, still float64; two conversions in a row XLA may drop."""
+    return x if dtype == jnp.float64 else jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
+
+
+def rounding(x, dtype):
+    return jnp.max(jnp.abs(x - rounded(x, dtype)))
+
+
+def dtype_of(mdp):
+    """The dtype of the answer, as it is outside float64 mode."""
+    return jnp.result_type(0.0, mdp.reward)
+
+
+def double(x):
+    """Floats of a pytree as float64; an MDP's bools and indices, and its step limit, stay."""
+    if isinstance(x, MDP):
+        floats = {name: double(getattr(x, name)) for name in ("probability", "reward", "start")}
+        return x._replace(next_state=jnp.asarray(x.next_state), ends=jnp.asarray(x.ends), step_limit=None, **floats)
+    return jax.lax.convert_element_type(x, np.float64)
+
+
+def double_policy(policy):
+    policy = jnp.asarray(policy)
+    return policy if policy.ndim == 1 else double(policy) / jnp.sum(double(policy), axis=-1, keepdims=True)
+
+
+def probabilities(policy, num_actions):
+    return policy if policy.ndim == 2 else jax.nn.one_hot(policy, num_actions, dtype=jnp.float64)
+
+
+def normalised(mdp):
+    """Thirds in float32 add up to 1.00000003, and undiscounted that compounds."""
+    return mdp._replace(probability=mdp.probability / tree_sum(mdp.probability)[..., None])
+
+
+def round_to(tree, dtype):
+    return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

@@ -1,0 +1,42 @@
+"""Learning in tables: counts of transitions, the empirical model they give, and table updates, as pure functions.
+
+Shapes: B worlds, S states, A actions, T rows. Everything runs under `jit` and `vmap`; states and actions are indices.
+Worlds are applied one after another, each to the table that the last one left: errors of worlds that meet in one
+(s, a), if summed, multiply the learning rate by their number and diverge. Rows that are not `real` (a world resetting
+itself) may hold anything and change no value.
+
+>>> import jax.numpy as jnp
+>>> q, n = jnp.zeros((2, 1)), jnp.zeros((2, 1), int)  # rate 1/n: the value is the mean of what was seen
+>>> state, action, reward, real = jnp.array([0, 0]), jnp.array([0, 0]), jnp.array([1.0, 2.0]), jnp.array([True, True])
+>>> n, nth = visit(n, state, action, real)
+>>> q, errors = q_learning_update(q, state, action, reward, 0.0, state, real, one_over_n()(nth))
+>>> q.tolist(), errors.tolist()
+([[1.5], [0.0]], [1.0, 1.0])
+"""
+
+from jaxql.tabular.counts import (
+    Counts as Counts,
+    count as count,
+    empirical_mdp as empirical_mdp,
+    empty_counts as empty_counts,
+)
+from jaxql.tabular.dyna import dyna_q_update as dyna_q_update
+from jaxql.tabular.rates import (
+    constant as constant,
+    one_over_n as one_over_n,
+    robbins_monro as robbins_monro,
+    visit as visit,
+)
+from jaxql.tabular.traces import (
+    naive_q_lambda_update as naive_q_lambda_update,
+    watkins_q_lambda_update as watkins_q_lambda_update,
+)
+from jaxql.tabular.updates import (
+    double_q_learning_update as double_q_learning_update,
+    epsilon_greedy_probabilities as epsilon_greedy_probabilities,
+    expected_sarsa_update as expected_sarsa_update,
+    n_step_q_learning_update as n_step_q_learning_update,
+    n_step_sarsa_update as n_step_sarsa_update,
+    q_learning_update as q_learning_update,
+    sarsa_update as sarsa_update,
+)

@@ -1,0 +1,66 @@
+"""Learning rates: how often a pair was visited, and functions from that number to a rate."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jaxql.errors import UserError
+from jaxql.types import Array
+
+
+def visit(visits, state, action, real) -> tuple[Array, Array]:
+    """Counts visits [S, A] of B worlds, one after another: worlds that meet in one pair are its n-th, (n+1)-th visit.
+
+    Args: `visits` [S, A] integers; `state`, `action`, `real` [B] or scalars.
+    Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `real`.
+
+    >>> visits, n = visit(jnp.zeros((1, 2), int), jnp.array([0, 0, 0]), jnp.array([1, 1, 0]), jnp.ones(3, bool))
+    >>> visits.tolist(), n.tolist()
+    ([[1, 2]], [1, 2, 1])
+    """
+
+    def one_world(visits, row):
+        state, action, real = row
+        visits = visits.at[state, action].add(real.astype(visits.dtype))
+        return visits, jnp.where(real, visits[state, action], 1).astype(jnp.int32)
+
+    rows = jnp.broadcast_arrays(state, action, jnp.asarray(real, bool))
+    if rows[0].ndim == 0:
+        return one_world(jnp.asarray(visits), rows)
+    return jax.lax.scan(one_world, jnp.asarray(visits), tuple(rows))
+
+
+def constant(rate) -> Callable:
+    """The same rate [...] at every visit n [...]: it tracks, and on noisy rewards never settles.
+
+    >>> print(constant(0.25)(jnp.array([1, 2])))
+    [0.25 0.25]
+    """
+    return lambda n: jnp.full(jnp.shape(n), rate, jnp.result_type(rate, 1.0))
+
+
+def one_over_n() -> Callable:
+    """The rate 1 / n [...] at visit n [...]: the value is the mean of its targets.
+
+    Source: Sutton & Barto (2018), equation 2.3, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> print(one_over_n()(jnp.array([1, 2, 4])))
+    [1.   0.5  0.25]
+    """
+    return robbins_monro(1.0)
+
+
+def robbins_monro(omega) -> Callable:
+    """The rate n**-omega [...] at visit n [...]: rates sum to infinity, their squares do not, so Q-learning converges.
+
+    Args: `omega` in (0.5, 1]; near 0.5 errors of the start are forgotten fastest. A traced omega is not checked.
+    Raises: UserError for another omega.
+    Source: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
+
+    >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
+    [1.    0.125]
+    """
+    if not isinstance(omega, jax.core.Tracer) and not 0.5 < omega <= 1:
+        raise UserError(f"omega is {omega}; it must lie in (0.5, 1], or rates shrink too slowly or too fast")
+    return lambda n: jnp.power(jnp.asarray(n, jnp.result_type(float)), -omega)

@@ -1,0 +1,80 @@
+"""Q(lambda) with eligibility traces: every step updates all pairs of the episode so far."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxql import bellman
+from jaxql.types import Array
+
+
+def watkins_q_lambda_update(
+    q,
+    traces,
+    state,
+    action,
+    reward,
+    discount,
+    next_state,
+    next_action,
+    real,
+    learning_rate,
+    lambda_,
+    *,
+    replacing=False,
+) -> tuple[Array, Array, Array]:
+    """One step of Watkins' Q(lambda) from each of B worlds: the trace ends where an action explores.
+
+    error = r + discount * max q[s'] - q[s, a];  e[s, a] += 1 (`replacing`: = 1);  q += learning_rate * error * e;
+    e *= discount * lambda_ if q[s', a'] was maximal, else 0.
+
+    Worlds have a trace each and are applied one after another. Past a termination the discount of 0 ends a trace; so
+    does a row that is not `real`, which is what follows a truncation.
+
+    Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `real`
+    [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
+    Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
+    Source: Watkins (1989), chapter 7; Sutton & Barto (2018), section 12.10, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> table, row = jnp.array([[0.0, 0.0], [2.0, 4.0]]), list(map(jnp.array, ([0], [0], [1.0], 0.5, [1], [1], [True])))
+    >>> q, traces, errors = watkins_q_lambda_update(table, jnp.zeros((1, 2, 2)), *row, 0.5, 0.5)
+    >>> errors.tolist(), q.tolist(), traces[0, 0].tolist()
+    ([3.0], [[1.5, 0.0], [2.0, 4.0]], [0.25, 0.0])
+    """
+    rows = state, action, reward, discount, next_state, next_action, real, learning_rate, lambda_
+    return _traced(q, traces, rows, replacing, cut=True)
+
+
+def naive_q_lambda_update(
+    q, traces, state, action, reward, discount, next_state, real, learning_rate, lambda_, *, replacing=False
+) -> tuple[Array, Array, Array]:
+    """One step of naive Q(lambda) from each of B worlds: as Watkins', but exploring does not end the trace.
+
+    Simpler, and no longer off-policy: what follows an exploratory action counts. With a single action it is TD(lambda).
+    Arguments and results as in `watkins_q_lambda_update`, which needs `next_action` too.
+
+    Source: Sutton & Barto (1998), section 7.6, http://incompleteideas.net/book/ebook/node78.html
+
+    >>> row = list(map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])))
+    >>> q, traces, errors = naive_q_lambda_update(jnp.zeros((2, 1)), jnp.zeros((1, 2, 1)), *row, 0.5, 0.5)
+    >>> errors.tolist(), q.tolist(), traces.tolist()
+    ([1.0], [[0.5], [0.0]], [[[0.25], [0.0]]])
+    """
+    rows = state, action, reward, discount, next_state, action, real, learning_rate, lambda_  # a' does not count
+    return _traced(q, traces, rows, replacing, cut=False)
+
+
+def _traced(q, traces, rows, replacing, cut):
+    q, traces = jnp.asarray(q), jnp.asarray(traces)
+
+    def one_world(q, carried):
+        trace, (s, a, r, discount, s2, a2, real, rate, lambda_) = carried
+        error = jnp.where(real, bellman.q_learning(q[s], a, r, discount, q[s2]), 0)
+        trace = trace.at[s, a].set(1 if replacing else trace[s, a] + 1)
+        moved = q + (jnp.where(real, rate * error, 0) * trace).astype(q.dtype)
+        goes_on = real & (q[s2, a2] == jnp.max(q[s2])) if cut else real  # judged before the update, as a' was chosen
+        trace = jnp.where(goes_on, discount * lambda_ * trace, 0).astype(traces.dtype)
+        return jnp.where(real, moved, q), (trace, error.astype(q.dtype))
+
+    spread = tuple(jnp.broadcast_to(jnp.asarray(x), jnp.shape(rows[0])) for x in rows)
+    q, (traces, errors) = jax.lax.scan(one_world, q, (traces, spread))
+    return q, traces, errors
