@@ -17,7 +17,8 @@ from jaxql.planning import from_gymnasium
 from jaxql.replay import Ring, blank_step, uniform_replay
 from jaxql.types import Network
 
-HYPER = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
+TABLES = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
+NETWORKS = TABLES._replace(learning_rate=0.003)
 WORLDS = 4
 SMALL = {"dqn": dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), double=True)}
 ONLINE = dict(warmup=0, rounds=200, ticks=1, updates=1)  # a table keeps one Step: more ticks would lose some
@@ -26,6 +27,10 @@ REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 
 every_agent = pytest.mark.parametrize("name", agents.REGISTRY)
+
+
+def hyper_of(name):
+    return NETWORKS if name == "dqn" else TABLES
 
 
 def agent_of(name):
@@ -65,13 +70,13 @@ def test_host_loop_equals_scan_and_traces_once(name):
         return jax.jit(lambda *args: traces.update([label]) or f(*args), **options)
 
     run, start, env_step = program(agent)
-    (compiled, *_), metrics = counted("scan", run)(jax.random.key(0), HYPER)
+    (compiled, *_), metrics = counted("scan", run)(jax.random.key(0), hyper_of(name))
     hosted = agent._replace(
         act=counted("act", agent.act),
         observe=counted("observe", agent.observe, donate_argnums=0),
         learn=counted("learn", agent.learn, donate_argnums=0),
     )
-    state, env, obs = start(jax.random.key(0), HYPER)
+    state, env, obs = start(jax.random.key(0), hyper_of(name))
     begun = jax.tree.map(jnp.copy, state.params)
     plan = plan_of(agent)
     (state, *_), host_metrics = loop.train(
@@ -94,7 +99,7 @@ def test_vmapped_equals_alone(name):
     run = program(agent)[0]
 
     def final(key, discount):
-        return run(key, HYPER._replace(discount=discount))[0][0].params
+        return run(key, hyper_of(name)._replace(discount=discount))[0][0].params
 
     keys, discounts = jax.random.split(jax.random.key(1), 2), jnp.array([0.9, 0.5])
     grid = jax.jit(jax.vmap(jax.vmap(final, (None, 0)), (0, None)))(keys, discounts)
@@ -110,9 +115,9 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
     agent = agent_of(name)
     plan = plan_of(agent) | dict(rounds=3, warmup=8)
     run, start, _ = program(agent, plan=plan)
-    before = start(jax.random.key(2), HYPER)
-    after = run(jax.random.key(2), HYPER)[0]
-    compiled = jax.jit(run)(jax.random.key(2), HYPER)[0]
+    before = start(jax.random.key(2), hyper_of(name))
+    after = run(jax.random.key(2), hyper_of(name))[0]
+    compiled = jax.jit(run)(jax.random.key(2), hyper_of(name))[0]
     assert gap(after[0].params, compiled[0].params) < 1e-5
     shapes = [
         jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree)
@@ -126,7 +131,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
 @every_agent
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name))[0])
-    first, again, other = (run(jax.random.key(seed), HYPER)[0][0].params for seed in (3, 3, 4))
+    first, again, other = (run(jax.random.key(seed), hyper_of(name))[0][0].params for seed in (3, 3, 4))
     assert gap(first, again) == 0
     assert gap(first, other) > 0
 
@@ -136,7 +141,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     agent = loop.compiled(agent_of(name))
     _, start, _ = program(agent)
     key = jax.random.key(0)
-    state, _, obs = start(key, HYPER)
+    state, _, obs = start(key, hyper_of(name))
     arrays = [x for x in jax.tree.leaves(state) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
     pointers = [x.unsafe_buffer_pointer() for x in arrays if x.size]
     assert len(set(pointers)) == len(pointers)
@@ -151,7 +156,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
 @every_agent
 def test_policy_is_greedy_at_zero_and_random_at_one(name):
     agent = agent_of(name)
-    (state, env, obs), _ = jax.jit(program(agent)[0])(jax.random.key(0), HYPER)
+    (state, env, obs), _ = jax.jit(program(agent)[0])(jax.random.key(0), hyper_of(name))
     keys = jax.random.split(jax.random.key(1), 200)
     greedy, random = (
         np.asarray(jax.vmap(lambda key, e=e: agent.policy(state.params, obs, (), key, e)[0])(keys)) for e in (0.0, 1.0)
@@ -185,7 +190,7 @@ def test_truncation_bootstraps_and_termination_does_not(name):
     """An annuity of 1 at discount 0.9 is worth 10; if one step in 5 ends it, and all look alike, 1 / (1 - 0.72)."""
     agent, learning_rate = PROBES[name]
     plan = dict(warmup=300, rounds=2000, ticks=1, updates=1)
-    hyper = HYPER._replace(learning_rate=learning_rate, target_period_updates=10)
+    hyper = hyper_of(name)._replace(learning_rate=learning_rate, target_period_updates=10)
     for limit_terminates, worth in (False, 10.0), (True, 1 / (1 - 0.9 * 4 / 5)):
         run = program(agent, ANNUITY, plan, step_limit=5, limit_terminates=limit_terminates)[0]
         (state, *_), _ = jax.jit(run)(jax.random.key(0), hyper)
@@ -196,7 +201,7 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
     mdp = from_gymnasium("FrozenLake-v1", is_slippery=False)
     world = from_mdp(mdp)
     agent = q_learning(world.num_states, world.num_actions)
-    hyper = HYPER._replace(learning_rate=0.2, exploration_steps=20_000.0)
+    hyper = TABLES._replace(learning_rate=0.2, exploration_steps=20_000.0)
     plan = dict(warmup=0, rounds=10_000, ticks=1, updates=1)
     (state, *_), _ = jax.jit(program(agent, world, plan)[0])(jax.random.key(0), hyper)
     np.testing.assert_allclose(jnp.max(state.params["q_values"][0]), 0.9**5, atol=1e-3)
@@ -205,7 +210,7 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
 def test_dqn_catches():
     """Every ball caught (mean return 1) after 20 seconds at most; without learning the mean is -0.6."""
     agent = agent_of("dqn")
-    hyper = HYPER._replace(learning_rate=3e-3, exploration_steps=4_000.0, epsilon=0.02)
+    hyper = TABLES._replace(learning_rate=3e-3, exploration_steps=4_000.0, epsilon=0.02)
     run = jax.jit(program(agent, plan=dict(warmup=100, rounds=1_500, ticks=1, updates=1))[0])
     (state, env, obs), _ = run(jax.random.key(0), hyper)
     _, env_step = endless(catch(), num_worlds=WORLDS)
