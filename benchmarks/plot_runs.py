@@ -9,7 +9,7 @@ import numpy as np
 from jaxql.lab.files import read_config, read_metrics
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 
 def draw(out: str, folders: list[str]) -> None:

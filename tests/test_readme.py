@@ -1,0 +1,26 @@
+"""The README's examples run as they stand."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+
+
+def example(number):
+    return pytest.param(number, marks=pytest.mark.slow if "jaxql.train(" in BLOCKS[number] else ())
+
+
+@pytest.mark.parametrize("number", map(example, range(len(BLOCKS))))
+def test_example_runs(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if "rlax" in BLOCKS[number]:
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the oracle's own dependencies warn on import
+            pytest.importorskip("rlax", reason="rlax is not installed")
+    code = BLOCKS[number].replace("run.video()", "")  # needs a notebook
+    exec(compile(code, f"README block {number}", "exec"), {})
