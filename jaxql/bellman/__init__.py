@@ -65,3 +65,9 @@ from jaxql.bellman.transformed import (
     twohot_pair as twohot_pair,
     unbiased_transform_pair as unbiased_transform_pair,
 )
+from jaxql.bellman.windows import (
+    LambdaStep as LambdaStep,
+    NStep as NStep,
+    lambda_windows as lambda_windows,
+    n_step_windows as n_step_windows,
+)
