@@ -13,7 +13,7 @@ def example(number):
     return pytest.param(number, marks=pytest.mark.slow if "jaxql.train(" in BLOCKS[number] else ())
 
 
-@pytest.mark.parametrize("number", map(example, range(len(BLOCKS))))
+@pytest.mark.parametrize("number", [example(number) for number in range(len(BLOCKS))])
 def test_example_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "rlax" in BLOCKS[number]:

@@ -74,13 +74,13 @@ PRESETS = {}
 TUNED = {
     "FrozenLake-v1": dict(num_envs=16, steps=500_000, test_every=1_000, solved_at=0.80, solved_strictly=True),
     "Taxi-v4": dict(
-        num_envs=32,
-        steps=1_500_000,
+        num_envs=64,
+        steps=2_000_000,
         learning_rate=0.3,
         discount=0.8,
-        epsilon=0.05,
-        exploration_steps=50_000,
-        test_every=150_000,
+        epsilon=0.1,
+        exploration_steps=100_000,
+        test_every=250_000,
         test_episodes=50,
         solved_at=7.0,
     ),
