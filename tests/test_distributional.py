@@ -317,8 +317,9 @@ def test_an_illegal_action_is_never_chosen():
     outputs = np.stack([np.full(M, -np.inf), np.arange(M), np.zeros(M)])
     means = dist.categorical_mean(outputs, atoms)
     assert means[0] == -jnp.inf and jnp.argmax(means) == 1
+    now = jnp.zeros((A, M))
     loss, slope = jax.jit(
-        jax.value_and_grad(lambda z: dist.categorical_q_learning(atoms, jnp.zeros((A, M)), 0, 0.3, 0.9, atoms, z, False))
+        jax.value_and_grad(lambda z: dist.categorical_q_learning(atoms, now, 0, 0.3, 0.9, atoms, z, False))
     )(jnp.asarray(outputs))
     target = dist.c51_target(0.3, 0.9, outputs, np.array([0, 1, 0]), atoms)
     close(loss, dist.cross_entropy(np.zeros(M), target))
