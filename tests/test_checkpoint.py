@@ -344,7 +344,7 @@ for kill in range(rounds):
     if child == 0:
         while True:
             done += 1
-            tree = {"a": np.full(20_000, done), "b": [np.full(3, done, np.int8)]}
+            tree = {"a": np.full(20_000, done), "b": [np.full(3, done, np.int16)]}
             checkpoint.save(folder + "/last", tree, {"i": done})
             os.write(write, done.to_bytes(4, "little"))
     os.close(write)
