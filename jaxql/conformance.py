@@ -83,6 +83,9 @@ def check_td_error(f, of: str = "values", *, trajectories: int = 8, tolerance: f
     Args: `trajectories` are drawn for each law; `tolerance`, relative to the size of the numbers, is float32's.
     Returns: `Report`. Raises: ValueError for another `of`; whatever f raises.
     Source: Sutton & Barto (2018), equations 6.5, 6.7 and 6.8, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_td_error(of_q_learning(bellman.q_learning), "q_learning").failures
+    ()
     """
     if of not in _BOOTSTRAPS:
         raise ValueError(f"of is {of!r}; it must be one of {', '.join(_BOOTSTRAPS)}")
@@ -102,6 +105,9 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
 
     Args and results as in `check_td_error`; `n` are the numbers of steps.
     Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns)).failures
+    ()
     """
 
     def oracle(x, t, n_or_lambda):
@@ -125,6 +131,9 @@ def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: 
     Args and results as in `check_td_error`; `lambda_` is [T], or with `per_step=False` a number (then a trace that is
     late by a step shows in fewer places).
     Source: Sutton & Barto (2018), equation 12.18, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_lambda(of_lambda_returns(bellman.lambda_returns)).failures
+    ()
     """
 
     def oracle(x, t, n_or_lambda):
@@ -184,7 +193,11 @@ def of_q_learning(f) -> Callable:
 
 
 def of_sarsa(f) -> Callable:
-    """For `check_td_error(..., "sarsa")`: f(q_tm1, a_tm1, r_t, discount_t, q_t, a_t) -> errors of [T]."""
+    """For `check_td_error(..., "sarsa")`: f(q_tm1, a_tm1, r_t, discount_t, q_t, a_t) -> errors of [T].
+
+    >>> check_td_error(of_sarsa(bellman.sarsa), "sarsa").failures
+    ()
+    """
 
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
@@ -218,7 +231,11 @@ def of_lambda_returns(f) -> Callable:
 
 
 def of_n_step_windows(build) -> Callable:
-    """For `check_n_step`: build(reward, terminated, truncated, real, n, gamma) -> `bellman.windows.NStep`."""
+    """For `check_n_step`: build(reward, terminated, truncated, real, n, gamma) -> `bellman.windows.NStep`.
+
+    >>> check_n_step(of_n_step_windows(bellman.n_step_windows)).failures
+    ()
+    """
 
     def returns(x: Trajectory, n):
         windows = build(*_arrays(x.reward, x.terminated, x.truncated, x.real), n, x.gamma)
@@ -232,6 +249,9 @@ def of_lambda_windows(build, f=bellman.lambda_returns) -> Callable:
     """For `check_lambda`: build(reward, terminated, truncated, real, gamma, lambda_) -> `bellman.windows.LambdaStep`.
 
     Its result goes into f(r_t, discount_t, v_t, lambda_ [T]) -> returns [T].
+
+    >>> check_lambda(of_lambda_windows(bellman.lambda_windows)).failures
+    ()
     """
 
     def returns(x: Trajectory, lambda_):

@@ -6,6 +6,26 @@ import jax.numpy as jnp
 from jaxql.bellman.core import batched, bootstrap, product, promoted, stopped, taken
 from jaxql.types import Array
 
+# Steps of the recursions, from the last row to the first; outside of the equations, so that eager calls compile once.
+
+
+def _lambda_return(g, row):
+    r, discount, v, trace = row
+    g = bootstrap(r, discount, product(1 - trace, v) + product(trace, g))
+    return g, g
+
+
+def _off_policy_return(g, row):
+    q, v, r, discount, c = row
+    g = bootstrap(r, discount, v + product(c, g - q))
+    return g, g
+
+
+def _td_error(e, row):
+    delta, discount, trace = row
+    e = bootstrap(delta, discount, product(trace, e))
+    return e, e
+
 
 @batched("T", "T", "T", "T?")
 def lambda_returns(r_t, discount_t, v_t, lambda_=1.0, stop_target_gradients=False) -> Array:
@@ -25,14 +45,8 @@ def lambda_returns(r_t, discount_t, v_t, lambda_=1.0, stop_target_gradients=Fals
     [1.75 1.5  1.  ]
     """
     r_t, discount_t, v_t, lambda_ = promoted(r_t, discount_t, v_t, lambda_)
-
-    def backwards(g, row):
-        r, discount, v, trace = row
-        g = bootstrap(r, discount, product(1 - trace, v) + product(trace, g))
-        return g, g
-
     rows = r_t, discount_t, v_t, jnp.broadcast_to(lambda_, r_t.shape)
-    _, returns = jax.lax.scan(backwards, v_t[-1], rows, reverse=True)
+    _, returns = jax.lax.scan(_lambda_return, v_t[-1], rows, reverse=True)
     return stopped(returns, stop_target_gradients)
 
 
@@ -121,13 +135,8 @@ def general_off_policy_returns_from_q_and_v(q_t, v_t, r_t, discount_t, c_t, stop
         )
     q_t, v_t, r_t, discount_t, c_t = promoted(q_t, v_t, r_t, discount_t, c_t)
     last = bootstrap(r_t[-1], discount_t[-1], v_t[-1])
-
-    def backwards(g, row):
-        q, v, r, discount, c = row
-        g = bootstrap(r, discount, v + product(c, g - q))
-        return g, g
-
-    _, returns = jax.lax.scan(backwards, last, (q_t, v_t[:-1], r_t[:-1], discount_t[:-1], c_t), reverse=True)
+    rows = q_t, v_t[:-1], r_t[:-1], discount_t[:-1], c_t
+    _, returns = jax.lax.scan(_off_policy_return, last, rows, reverse=True)
     return stopped(jnp.append(returns, last), stop_target_gradients)
 
 
@@ -187,13 +196,7 @@ def importance_corrected_td_errors(r_t, discount_t, rho_tm1, lambda_, values, st
     v_tm1, v_t = values[:-1], values[1:]
     deltas = bootstrap(r_t, discount_t, v_t) - v_tm1
     traces = lambda_ * jnp.append(rho_tm1[1:], jnp.ones_like(rho_tm1[:1]))
-
-    def backwards(e, row):
-        delta, discount, trace = row
-        e = bootstrap(delta, discount, product(trace, e))
-        return e, e
-
-    _, errors = jax.lax.scan(backwards, jnp.zeros_like(v_t[-1]), (deltas, discount_t, traces), reverse=True)
+    _, errors = jax.lax.scan(_td_error, jnp.zeros_like(v_t[-1]), (deltas, discount_t, traces), reverse=True)
     errors = rho_tm1 * errors
     return jnp.where(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
 

@@ -22,17 +22,35 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 
 
 def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
-    """(T v)(s) = max_a q[s, a], [S] -> [S]: monotone, and in the maximum norm a contraction by `discount`."""
+    """(T v)(s) = max_a q[s, a], [S] -> [S]: monotone, and in the maximum norm a contraction by `discount`.
+
+    Source: Puterman (1994), equation 6.2.2 and proposition 6.2.4. https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> bellman_optimality(loop, np.ones(1), 0.5).tolist()
+    [2.5]
+    """
     return jnp.max(action_values(mdp, values, discount), axis=-1)
 
 
 def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
-    """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [S]; `policy` is [S] of action indices or [S, A] of probabilities."""
+    """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [S]; `policy` is [S] of action indices or [S, A] of probabilities.
+
+    Source: Puterman (1994), equation 6.1.10. https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> bellman_expectation(loop, np.array([0]), np.ones(1), 0.5).tolist()
+    [2.5]
+    """
     return average(policy, action_values(mdp, values, discount))
 
 
 def average(policy: Array, q: Array) -> Array:
-    """Mean [S] of q [S, A] under a policy: [S] of action indices, or [S, A] of probabilities."""
+    """Mean [S] of q [S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
+
+    >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
+    [2.0]
+    """
     policy = jnp.asarray(policy)
     if policy.ndim == 1:
         return jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]

@@ -21,6 +21,11 @@ def start_returns(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp"
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; `step_limit` "mdp" (the model's own), an int >= 0,
     or None, which means none: then `policy_evaluation` answers. Raises: UserError as there.
+    Source: Puterman (1994), section 4.2. https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> start_returns(loop, np.array([0]), step_limit=3).tolist()
+    [6.0]
     """
     check_discount(discount)
     limit = limit_of(mdp, step_limit)
@@ -32,7 +37,14 @@ def start_returns(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp"
 
 
 def expected_return(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp") -> Array:
-    """Mean of `start_returns` over the start distribution, a scalar: what infinitely many episodes would average."""
+    """Mean of `start_returns` over the start distribution, a scalar: what infinitely many episodes would average.
+
+    Arguments and errors are those of `start_returns`. Source: Puterman (1994), section 4.2.
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> float(expected_return(loop, np.array([0]), step_limit=3))
+    6.0
+    """
     return _from_start(mdp, start_returns(mdp, policy, discount, step_limit))
 
 
@@ -40,6 +52,10 @@ def success_probability(mdp: MDP, policy: Array, step_limit: Any = "mdp") -> Arr
     """Probability that an episode succeeds: earns the reward 1 that ends it, where all else earns 0 (FrozenLake).
 
     It is then the expected undiscounted return. Raises: UserError if the model pays anything else, or pays and goes on.
+
+    >>> coin = MDP(*map(np.asarray, ([[[0, 0]]], [[[0.5, 0.5]]], [[[1.0, 0.0]]], [[[True, False]]], [1.0])))
+    >>> float(success_probability(coin, np.array([0]), step_limit=2))
+    0.75
     """
     if all(known(x) for x in mdp):
         reward, ends = np.asarray(mdp.reward), np.asarray(mdp.ends)
@@ -53,6 +69,11 @@ def best_return(mdp: MDP, discount=1.0, step_limit: Any = "mdp") -> Array:
 
     Backward induction over `step_limit` ("mdp": the model's own), or without one `value_iteration`.
     Raises: UserError as `value_iteration`, and if at discount 1 without a step limit no optimum could be proven.
+    Source: Puterman (1994), section 4.5. https://doi.org/10.1002/9780470316887
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> float(best_return(loop, step_limit=3))
+    6.0
     """
     check(mdp)
     check_discount(discount)
@@ -71,6 +92,10 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
 
     With h + 1 steps to go the best action is greedy in `action_values(mdp, v[h], discount)`: it depends on the clock.
     Raises: UserError for a model, horizon or discount that makes no sense. Source: Puterman (1994), section 4.5.
+
+    >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
+    >>> finite_horizon(loop, 2).tolist()
+    [[0.0], [2.0], [4.0]]
     """
     check(mdp)
     check_discount(discount)
