@@ -16,9 +16,9 @@ def check(mdp: MDP) -> None:
     Probabilities must not be negative, and sum to 1 within 1e-5 (solvers divide by the sum); rewards must be finite;
     successors, those with probability 0 too, must be states.
 
-    >>> check(MDP(*map(np.asarray, ([[[0]]], [[[0.5]]], [[[2.0]]], [[[False]]], [1.0]))))
+    >>> check(MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [2.0]))))
     Traceback (most recent call last):
-    jaxql.errors.UserError: state 0, action 0 has probabilities that do not sum to 1: probability [0.5], next_state [0], reward [2.0]
+    jaxql.errors.UserError: start sums to 2.0; it must be a distribution over the states
     """
     shape = np.shape(mdp.probability)
     if len(shape) != 3 or 0 in shape or any(np.shape(x) != shape for x in mdp[:4]):
