@@ -155,7 +155,10 @@ def solve_pymdptoolbox(grid, discount, tolerance):
         for a in range(actions)
     ]
     started = time.perf_counter()
-    solver = ValueIteration(matrices, (probability * reward).sum(-1), discount, tolerance, 10**6)
+    try:  # its check of a sparse model makes dense arrays [S, S]
+        solver = ValueIteration(matrices, (probability * reward).sum(-1), discount, tolerance, 10**6)
+    except MemoryError as error:
+        return {"note": f"its constructor fails: {error}"}
     built = time.perf_counter()
     solver.run()
     return {
