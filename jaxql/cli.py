@@ -10,7 +10,10 @@ from typing import Annotated, Any
 
 from jaxql.errors import UserError, nearest
 
-AGENTS = ("value-iteration", "q-iteration", "q-learning", "dqn")  # the registry's, for help without importing jax
+AGENTS = (  # the registry's, for help without importing jax
+    "value-iteration q-iteration q-learning dqn "
+    "double-dqn dueling-dqn per-dqn noisy-dqn c51 qr-dqn iqn munchausen-dqn rainbow"
+).split()
 COMMANDS = ("train", "evaluate", "record")
 HELP = """usage: jaxql COMMAND ...
 
@@ -144,7 +147,7 @@ def _train(argv: list[str]) -> int:
 
     entry = agents.entry_of(name)
     env, preset = _value_of(argv, "--env"), _value_of(argv, "--preset")
-    defaults = agents.settings(entry, envs.identify(env)[0], preset) if env else entry.config()
+    defaults = agents.settings(entry, envs.identify(env)[0] if env else "", preset)
     options = dataclasses.make_dataclass(
         "Options", [("settings", Annotated[entry.config, OmitArgPrefixes], defaults)], bases=(Train,), frozen=True
     )

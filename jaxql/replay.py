@@ -1,11 +1,15 @@
-"""Replay on the device: a ring of Steps, of which n-step windows, frame stacks and next observations are views."""
+"""Replay on the device: a ring of Steps, of which n-step windows, frame stacks and next observations are views.
+
+A row can be drawn while its whole stack and window are stored, and it is real; the newest `capacity` such rows are.
+"""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxql import sum_tree
 from jaxql.types import Array, Replay, Step, Transition
 
 TRIES = 16  # candidates a draw; all of them being reset rows is rarer than 1e-6 while under 40 % of rows are
@@ -16,6 +20,8 @@ class Ring(NamedTuple):
 
     rows: Step  # leaves [T, B, ...]; next_obs is (); of a stack only the newest frame is kept
     count: Array  # ticks written; observations count - T + 1 .. count are stored
+    priorities: Any = ()  # a sum tree with a leaf T-major for each row, 0 where it cannot be drawn; () if uniform
+    largest: Any = ()  # the greatest priority that any row ever had
 
 
 def blank_step(obs) -> Step:
@@ -59,6 +65,41 @@ def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int) -> Transi
     )
 
 
+class _Storage:
+    """What both kinds of replay share: where rows lie, and which can be drawn."""
+
+    def __init__(self, capacity: int, n_step: int, stack: int):
+        self.capacity, self.n_step, self.stack = capacity, n_step, stack
+        self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
+
+    def init(self, first: Step) -> Ring:
+        first = first._replace(obs=self._newest(first.obs), next_obs=())
+        slots = -(-self.capacity // len(first.real)) + self.margin
+        rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
+        return Ring(rows=rows._replace(obs=_put(rows.obs, 0, first.obs)), count=jnp.zeros((), jnp.int32))
+
+    def add(self, ring: Ring, step: Step) -> Ring:
+        obs = _put(ring.rows.obs, ring.count + 1, self._newest(step.next_obs))
+        rows = _put(ring.rows._replace(obs=()), ring.count, step._replace(obs=(), next_obs=()))
+        return ring._replace(rows=rows._replace(obs=obs), count=ring.count + 1)
+
+    def drawable(self, ring: Ring) -> tuple[Array, Array]:
+        """The ticks [start, end) whose stacks and windows are stored."""
+        end = jnp.maximum(ring.count - self.n_step + 1, 0)
+        return jnp.maximum(end - (len(ring.rows.real) - self.margin), 0), end
+
+    def fold(self, ring: Ring, t, world, weight, gamma) -> Transition:
+        one = functools.partial(fold, ring.rows, gamma=gamma, n_step=self.n_step, stack=self.stack)
+        return jax.vmap(one)(t, world, weight)
+
+    def _newest(self, obs):
+        return jax.tree.map(lambda x: x[:, -1], obs) if self.stack > 1 else obs
+
+
+def _put(store, tick, new):
+    return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
+
+
 def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1) -> Replay:
     """Draws uniformly from the real rows among the newest `capacity` whose whole stack and window are stored.
 
@@ -70,7 +111,8 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1) -> Replay:
     Returns:
       init(first Step) -> ring: the storage; the first observation is stored, the Step itself is not.
       add(ring, Step) -> ring: donate the ring and it is written in place.
-      sample(ring, key, N, gamma) -> Transition of N rows, at a cost that does not depend on the capacity.
+      sample(ring, key, N, gamma, beta) -> Transition of N rows, at a cost that does not depend on the capacity; every
+        weight is 1, whatever beta, or 0 if nothing could be drawn.
 
     >>> replay = uniform_replay(capacity=8)
     >>> step = blank_step(jnp.zeros((2, 3)))
@@ -78,35 +120,70 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1) -> Replay:
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [1. 1. 1. 1.]
     """
-    margin = n_step + stack - 1  # slots that complete the stack of the oldest start and the window of the newest
+    storage = _Storage(capacity, n_step, stack)
 
-    def newest(obs):
-        return jax.tree.map(lambda x: x[:, -1], obs) if stack > 1 else obs
-
-    def put(store, tick, new):
-        return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
-
-    def init(first: Step) -> Ring:
-        first, slots = first._replace(obs=newest(first.obs), next_obs=()), -(-capacity // len(first.real)) + margin
-        rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
-        return Ring(rows=rows._replace(obs=put(rows.obs, 0, first.obs)), count=jnp.zeros((), jnp.int32))
-
-    def add(ring: Ring, step: Step) -> Ring:
-        obs = put(ring.rows.obs, ring.count + 1, newest(step.next_obs))
-        rows = put(ring.rows._replace(obs=()), ring.count, step._replace(obs=(), next_obs=()))
-        return Ring(rows=rows._replace(obs=obs), count=ring.count + 1)
-
-    def sample(ring: Ring, key, batch_size: int, gamma) -> Transition:
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
         """Of some candidates each draw keeps the first valid one, which leaves it uniform; weight 0 if none is."""
-        rows, (slots, worlds) = ring.rows, ring.rows.real.shape
-        end = jnp.maximum(ring.count - n_step + 1, 0)
-        start = jnp.maximum(end - (slots - margin), 0)
+        (slots, worlds), (start, end) = ring.rows.real.shape, storage.drawable(ring)
         t = jax.random.randint(jax.random.fold_in(key, 0), (TRIES, batch_size), start, end)
         world = jax.random.randint(jax.random.fold_in(key, 1), (TRIES, batch_size), 0, worlds)
-        valid = rows.real[t % slots, world] & (t < end)  # t == start == end while no window is complete
+        valid = ring.rows.real[t % slots, world] & (t < end)  # t == start == end while no window is complete
         first = jnp.argmax(valid, axis=0)[None]
         t, world, valid = (jnp.take_along_axis(x, first, axis=0)[0] for x in (t, world, valid))
-        one = functools.partial(fold, rows, gamma=gamma, n_step=n_step, stack=stack)
-        return jax.vmap(one)(t, world, valid.astype(rows.reward.dtype))
+        return storage.fold(ring, t, world, valid.astype(ring.rows.reward.dtype), gamma)
 
-    return Replay(init=init, add=add, sample=sample)
+    return Replay(init=storage.init, add=storage.add, sample=sample)
+
+
+def prioritised_replay(capacity: int, n_step: int = 1, stack: int = 1, epsilon: float = 1e-6) -> Replay:
+    """Draws rows with odds p, where p = (|TD error| + epsilon)**alpha, and of a new row the greatest p that ever was.
+
+    A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
+    not real. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
+
+    Args:
+      capacity, n_step, stack: as in `uniform_replay`.
+      epsilon: keeps rows without an error in play.
+
+    Returns:
+      init, add, sample: as in `uniform_replay`; the `index` of the Transition says where its rows lie.
+      update(ring, index, td_errors, alpha) -> ring: new priorities of rows drawn since the last add.
+
+    Source: Schaul et al. (2016), algorithm 1 and equation 1, https://arxiv.org/abs/1511.05952
+
+    >>> replay = prioritised_replay(capacity=8)
+    >>> step = blank_step(jnp.zeros((2, 3)))
+    >>> ring = replay.add(replay.init(step), step._replace(real=jnp.array([True, True]), reward=jnp.array([1.0, 2.0])))
+    >>> ring = replay.update(ring, jnp.array([0, 1]), jnp.array([0.0, 1.0]), 1.0)
+    >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
+    [2. 2. 2. 2.]
+    """
+    storage = _Storage(capacity, n_step, stack)
+
+    def init(first: Step) -> Ring:
+        ring = storage.init(first)
+        return ring._replace(priorities=sum_tree.zeros(ring.rows.real.size), largest=jnp.ones(()))
+
+    def add(ring: Ring, step: Step) -> Ring:
+        ring = storage.add(ring, step)
+        (slots, worlds), start = ring.rows.real.shape, storage.drawable(ring)[0]
+        left, entered = (start - 1) % slots, (ring.count - n_step) % slots  # a tick below 0 falls in a blank slot
+        index = jnp.stack([left, entered])[:, None] * worlds + jnp.arange(worlds)[None]
+        new = jnp.where(ring.rows.real[entered], ring.largest, 0)
+        value = jnp.stack([jnp.zeros_like(new), new])
+        return ring._replace(priorities=sum_tree.write(ring.priorities, index.ravel(), value.ravel()))
+
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
+        index, worlds = sum_tree.draw(ring.priorities, key, batch_size), ring.rows.real.shape[1]
+        odds = sum_tree.read(ring.priorities, index) / sum_tree.total(ring.priorities)
+        weight = jnp.where(odds > 0, jnp.where(odds > 0, odds, 1) ** -beta, 0)
+        weight = (weight / jnp.maximum(jnp.max(weight), 1)).astype(ring.rows.reward.dtype)
+        return storage.fold(ring, index // worlds, index % worlds, weight, gamma)._replace(index=index)
+
+    def update(ring: Ring, index, td_errors, alpha) -> Ring:
+        value = (jnp.abs(td_errors) + epsilon) ** alpha
+        value = jnp.where(sum_tree.read(ring.priorities, index) > 0, value, 0)
+        tree = sum_tree.write(ring.priorities, index, value)
+        return ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(value)))
+
+    return Replay(init=init, add=add, sample=sample, update=update)

@@ -33,14 +33,16 @@ class Transition(NamedTuple):
     discount: Array  # [N] gamma**m, or 0 past a termination
     next_obs: Any  # [N, ...] the observation m steps later
     weight: Array  # [N] importance of the row in the loss; 0 where nothing valid could be drawn
+    index: Any = ()  # [N] where a prioritised replay keeps the rows
 
 
 class Replay(NamedTuple):
-    """A store of Steps on the device, as three pure functions."""
+    """A store of Steps on the device, as pure functions."""
 
     init: Callable  # (first Step) -> ring
     add: Callable  # (ring, Step) -> ring
-    sample: Callable  # (ring, key, N, gamma) -> Transition
+    sample: Callable  # (ring, key, N, gamma, beta=0.) -> Transition, whose weights correct the odds to the power beta
+    update: Callable | None = None  # (ring, index, td_errors, alpha) -> ring; None where draws are uniform
 
 
 class Network(NamedTuple):

@@ -22,7 +22,7 @@ def test_every_named_setting_is_valid(name):
     entry = agents.REGISTRY[name]
     check(entry.config())
     for env in entry.tuned:
-        assert agents.settings(entry, env) == entry.config(**entry.tuned[env])
+        assert agents.settings(entry, env) == entry.config(**entry.tuned[env] | entry.named)
     for preset in entry.presets:
         assert agents.settings(entry, "anything", preset) == entry.config(**entry.presets[preset])
 
@@ -59,6 +59,7 @@ def test_the_notebooks_numbers():
         (dict(lerning_rate=1.0), 'no setting "lerning_rate" \\(did you mean "learning_rate"\\?\\)'),
         (dict(hidden=(64, 0)), "hidden is \\(64, 0\\)"),
         (dict(hidden="64"), "hidden is '64'"),
+        (dict(head="c51"), "head is 'c51'; it must be one of scalar, munchausen, categorical"),
     ],
 )
 def test_bad_settings_are_one_clear_line(changes, message):
@@ -88,8 +89,13 @@ def test_agents_refuse_plans_they_cannot_follow():
     with pytest.raises(UserError, match="ticks and updates must be 1"):
         entry.make(entry.config(ticks=2), TABLE)
     entry = agents.REGISTRY["dqn"]
-    with pytest.raises(UserError, match="needs images"):
-        entry.make(entry.config(network="nature-cnn"), BOX)
+    for changes, message in (
+        (dict(network="nature-cnn"), "needs images"),
+        (dict(v_min=1.0, v_max=1.0), "v_min must be less"),
+        (dict(head="munchausen", double=True), "set double to False"),
+    ):
+        with pytest.raises(UserError, match=message):
+            entry.make(entry.config(**changes), BOX)
 
 
 def test_learning_rate_falls_on_its_line():

@@ -144,7 +144,7 @@ def test_help_of_an_agent_shows_its_settings_tuned_for_the_env(capsys):
 
 
 def test_the_command_line_knows_the_registry():
-    assert tuple(agents.REGISTRY) == cli.AGENTS
+    assert list(agents.REGISTRY) == cli.AGENTS
 
 
 def test_a_keyboard_interrupt_keeps_the_run(tmp_path):

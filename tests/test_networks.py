@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql.networks import CNN, MLP, from_flax, is_image, make_network, masked
+from jaxql.networks import NoisyDense, QNetwork, from_flax, is_image, make_network, masked
 from jaxql.types import Spec
 
 ATARI = Spec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_worlds=2, stack=4)
@@ -36,8 +36,8 @@ def test_convolutional_networks_are_the_papers(name, parameters):
 
 def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():
     convolutions = ((2, 3, 1),)
-    first = from_flax(CNN(2, convolutions, 4, channels_first=True))
-    last = from_flax(CNN(2, convolutions, 4, channels_first=False))
+    first = from_flax(QNetwork(2, (4,), convolutions=convolutions, channels_first=True))
+    last = from_flax(QNetwork(2, (4,), convolutions=convolutions, channels_first=False))
     obs = np.random.default_rng(0).integers(256, size=(2, 4, 8, 8), dtype=np.uint8)
     params = first.init(jax.random.key(0), obs)
     q = first.apply(params, obs)[0]
@@ -47,11 +47,11 @@ def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():
 
 
 def test_mlp_sees_indices_as_one_hot_and_boxes_flat():
-    table = from_flax(MLP(3, hidden=(), num_states=5))
+    table = from_flax(QNetwork(3, hidden=(), num_states=5))
     params = table.init(jax.random.key(0), jnp.zeros(2, jnp.int32))
     kernel = jax.tree.leaves(params)[-1]
     np.testing.assert_allclose(table.apply(params, jnp.array([4, 0]))[0], kernel[jnp.array([4, 0])], rtol=1e-6)
-    boxes = from_flax(MLP(3))
+    boxes = from_flax(QNetwork(3))
     params = boxes.init(jax.random.key(0), jnp.zeros((2, 4, 5)))
     assert boxes.apply(params, jnp.zeros((7, 4, 5)))[0].shape == (7, 3)
 
@@ -70,3 +70,67 @@ def test_masks_hide_illegal_actions_from_value_and_gradient():
     np.testing.assert_array_equal(jnp.isinf(q), 1 - obs["action_mask"])
     gradient = jax.grad(lambda p: jnp.max(network.apply(p, obs)[0][0]))(params)
     assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradient))
+
+
+BOX = Spec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)
+OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("variant", "shape"),
+    [
+        (dict(), (5, 4)),
+        (dict(outputs=7), (5, 4, 7)),
+        (dict(outputs=7, dueling=True, noisy=True, layer_norm=True), (5, 4, 7)),
+        (dict(fractions=6), (5, 4, 6)),
+        (dict(fractions=6, dueling=True, noisy=True), (5, 4, 6)),
+    ],
+)
+def test_variants_have_the_shape_a_head_needs_and_draw_only_with_a_key(variant, shape):
+    network = make_network("mlp", BOX, (16, 8), **variant)
+    params = network.init(jax.random.key(0), OBS)
+    first, again, keyed, same, other = (
+        network.apply(params, OBS, key=key)[0] for key in (None, None, *map(jax.random.key, (1, 1, 2)))
+    )
+    if "fractions" in variant:
+        np.testing.assert_allclose(first[1][0], (np.arange(6) + 0.5) / 6, rtol=1e-6)
+        assert first[1].shape == (5, 6)
+        assert np.unique(keyed[1]).size == 30, "each row draws its own fractions"
+        first, again, keyed, same, other = (output[0] for output in (first, again, keyed, same, other))
+    assert first.shape == shape
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(keyed, same)
+    assert np.any(keyed != other) == ("noisy" in variant or "fractions" in variant)
+
+
+def test_advantages_of_a_dueling_network_average_to_nothing():
+    network = make_network("mlp", BOX, (16,), dueling=True)
+    params = network.init(jax.random.key(0), OBS)
+    values = params["params"]["Dense_3"]  # streams in order: advantages (hidden, output), then the value
+    assert values["kernel"].shape == (16, 1)
+    shifted = jax.tree.map(lambda x: x, params)
+    shifted["params"]["Dense_1"]["bias"] += 5.0  # the same for all advantages: it changes nothing
+    np.testing.assert_allclose(network.apply(shifted, OBS)[0], network.apply(params, OBS)[0], atol=1e-6)
+    shifted["params"]["Dense_3"]["bias"] += 5.0
+    np.testing.assert_allclose(network.apply(shifted, OBS)[0], network.apply(params, OBS)[0] + 5, atol=1e-5)
+
+
+def test_noise_is_the_papers_and_one_for_the_batch():
+    layer = NoisyDense(20)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 30)), float)
+    params = layer.init(jax.random.key(0), x)
+    weights = params["params"]
+    np.testing.assert_allclose(weights["kernel_sigma"], 0.5 / np.sqrt(30), rtol=1e-6)
+    assert np.abs(weights["kernel"]).max() <= 1 / np.sqrt(30)
+    draws = jax.vmap(lambda key: layer.apply(params, x, rngs={"draws": key}))(
+        jax.random.split(jax.random.key(1), 20_000)
+    )
+    mean = layer.apply(params, x)
+    twice = layer.apply(params, jnp.stack([x[0], x[0]]), rngs={"draws": jax.random.key(3)})
+    np.testing.assert_allclose(twice[0], twice[1], rtol=1e-6)
+    noise = np.asarray(draws) - np.asarray(mean)
+    # f(e)**2 = |e|, so the variance is sigma**2 E|e_out| (sum_i x_i**2 E|e_in| + 1)
+    half = np.sqrt(2 / np.pi)
+    expected = 0.25 / 30 * half * (np.sum(x**2, axis=-1) * half + 1)
+    np.testing.assert_allclose(noise.mean(axis=0), 0, atol=5 * np.sqrt(expected.max() / 20_000))
+    np.testing.assert_allclose(noise.var(axis=0).mean(axis=-1), expected, rtol=0.05)

@@ -59,3 +59,9 @@ def rows(rlax):
 def test_the_table_lists_every_function():
     expected = "\n".join(rows(oracle()))
     assert expected in README.read_text(), f"the table should read:\n{expected}"
+
+
+def test_its_tables_are_what_the_data_says(monkeypatch):
+    monkeypatch.syspath_prepend(README.parent)
+    report = importlib.import_module("benchmarks.report")
+    assert report.filled(README.read_text()) == README.read_text(), "run python benchmarks/report.py"

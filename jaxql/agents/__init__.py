@@ -15,6 +15,7 @@ class Entry(NamedTuple):
     make: Callable  # (config, spec, network=None) -> Agent
     presets: dict[str, dict[str, Any]]  # settings by the name of the preset
     tuned: dict[str, dict[str, Any]]  # settings by env id: the defaults there
+    named: dict[str, Any] = {}  # settings that make the name what it is, above presets and tuned ones
 
 
 REGISTRY = {
@@ -22,6 +23,7 @@ REGISTRY = {
     "q-iteration": Entry(iteration.Config, iteration.make_q_iteration, iteration.PRESETS, iteration.TUNED),
     "q-learning": Entry(q_learning.Config, q_learning.make, q_learning.PRESETS, q_learning.TUNED),
     "dqn": Entry(dqn.Config, dqn.make, dqn.PRESETS, dqn.TUNED),
+    **{name: Entry(dqn.Config, dqn.make, {}, dqn.TUNED, named) for name, named in dqn.NAMED.items()},
 }
 
 
@@ -41,6 +43,6 @@ def settings(entry: Entry, env_id: str, preset: str | None = None, **changes) ->
         if name not in names:
             raise UserError(f'no setting "{name}"{nearest(name, names)}; there are {", ".join(sorted(names))}')
     start = entry.presets[preset] if preset else entry.tuned.get(env_id, {})
-    config = entry.config(**start | changes)
+    config = entry.config(**start | entry.named | changes)
     check(config)
     return config

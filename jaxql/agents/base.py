@@ -14,7 +14,7 @@ from jaxql import explore
 from jaxql.errors import UserError
 from jaxql.types import Array, Step
 
-INIT, ACT, LEARN = range(3)  # what a key is for
+INIT, ACT, LEARN, ACT_DRAWS, LEARN_DRAWS = range(5)  # what a key is for; DRAWS: noise and fractions of the network
 
 
 def within(default, low, high=math.inf):
@@ -52,6 +52,10 @@ class Hyper(NamedTuple):
     epsilon: Array = 0.0  # where exploration ends, having begun at 1
     exploration_steps: Array = 1.0  # of the env: real rows, not ticks
     target_period_updates: Array = 1
+    tau: Array = 0.005  # of a Polyak target
+    alpha: Array = 0.5  # exponent of priorities
+    beta: Array = 0.4  # exponent of importance weights at the start, which rises to 1 ...
+    beta_steps: Array = 1_000_000  # ... in so many env steps
     decay_from: Array = 0  # updates after which the learning rate falls ...
     decay_updates: Array = 1  # ... linearly, in so many ...
     decay_to: Array = 1.0  # ... to this fraction of itself
@@ -108,6 +112,12 @@ def epsilon_of(state: State) -> Array:
     return explore.linear_epsilon(state.env_steps, state.hyper.epsilon, state.hyper.exploration_steps)
 
 
+def beta_of(state: State) -> Array:
+    """The exponent of importance weights at this point of the run."""
+    risen = jnp.clip(state.env_steps / state.hyper.beta_steps, 0, 1)
+    return state.hyper.beta + (1 - state.hyper.beta) * risen
+
+
 def learning_rate_of(state: State) -> Array:
     """The learning rate at this point of the run."""
     hyper = state.hyper
@@ -116,14 +126,14 @@ def learning_rate_of(state: State) -> Array:
 
 
 def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:
-    """(act, policy) of an agent whose action values are q(params, obs) [B, A]."""
+    """(act, policy) of an agent whose action values are q(params, obs, key) [B, A]; the policy gives no key."""
 
     def policy(params, obs, memory, key, epsilon=0.0):
-        return explore.epsilon_greedy(key, q(params, obs), epsilon), memory
+        return explore.epsilon_greedy(key, q(params, obs, None), epsilon), memory
 
     def act(state: State, obs):
-        action, memory = policy(state.params, obs, (), address(state.key, ACT, state.ticks), epsilon_of(state))
-        return action, memory
+        values = q(state.params, obs, address(state.key, ACT_DRAWS, state.ticks))
+        return explore.epsilon_greedy(address(state.key, ACT, state.ticks), values, epsilon_of(state)), ()
 
     return act, policy
 

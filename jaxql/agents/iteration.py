@@ -38,7 +38,7 @@ def iteration(num_states: int, num_actions: int, *, on: str) -> Agent:
     Its params hold "q_values" [S, A], from which it acts, and for `on="values"` the "values" [S] that are swept.
     State-action pairs never tried are worth 0.
     """
-    act, policy = epsilon_greedy_on(lambda params, obs: params["q_values"][obs])
+    act, policy = epsilon_greedy_on(lambda params, obs, key: params["q_values"][obs])
 
     def init(key, obs, hyper) -> State:
         tables = {"q_values": jnp.zeros((num_states, num_actions)), "values": jnp.zeros(num_states)}

@@ -40,7 +40,7 @@ def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
 
 def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0) -> Agent:
     """The agent; its params are {"q_values": [S, A]}. One tick and one update a round."""
-    act, policy = epsilon_greedy_on(lambda params, obs: params["q_values"][obs])
+    act, policy = epsilon_greedy_on(lambda params, obs, key: params["q_values"][obs])
 
     def init(key, obs, hyper) -> State:
         params = {"q_values": jnp.full((num_states, num_actions), float(initial_value))}

@@ -1,0 +1,167 @@
+"""Updates a second of the Nature CNN's DQN: our convolution, flax's, and PyTorch's, on the same batch.
+
+An update is the target network at the next observations, the online network at the observations, its gradient, and Adam.
+"""
+
+import contextlib
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks.measure import interleaved
+from jaxql import losses, networks
+from jaxql.types import Spec, Transition
+
+ACTIONS = 6
+FLOPS = 2 * (400 * 256 * 32 + 81 * 512 * 64 + 49 * 576 * 64 + 3136 * 512 + 512 * ACTIONS)  # of one example, forward
+
+
+def rows(quick: bool = False):
+    """Rows of every batch size, the matrix product's peak beside them."""
+    for batch in (32,) if quick else (32, 256):
+        rng = np.random.default_rng(0)
+        frames = rng.integers(256, size=(2, batch, 4, 84, 84), dtype=np.uint8)
+        action, reward = rng.integers(ACTIONS, size=batch), rng.normal(size=batch).astype(np.float32)
+        contestants = {
+            "jaxql": _jax_update(networks, frames, action, reward),
+            "jaxql inside lax.scan": _jax_update(networks, frames, action, reward, inside_scan=True),
+            "flax.linen.Conv": _jax_update(_Flax, frames, action, reward),
+        }
+        with contextlib.suppress(ImportError):
+            contestants |= _torch_updates(frames, action, reward)
+        if batch == 32 and not quick:
+            contestants["flax.linen.Conv inside lax.scan"] = _jax_update(_Flax, frames, action, reward, inside_scan=True)
+        work = FLOPS * batch * 4  # two forwards, and a backward of twice a forward
+        peak = matmul_peak()
+        for name, row in interleaved(contestants, repeats=3 if quick else 7).items():
+            per_call = SCANNED if "scan" in name else 1
+            seconds = row["seconds"] / per_call
+            yield {
+                "part": "learner",
+                "name": name,
+                "batch": batch,
+                "milliseconds": 1e3 * seconds,
+                "updates_per_second": 1 / seconds,
+                "share_of_matmul_peak": work / seconds / peak,
+                "compile_seconds": row["first_call"],
+                "spread": [1e3 * row["least"] / per_call, 1e3 * row["most"] / per_call],
+            }
+
+
+SCANNED = 4  # updates in a scan
+
+
+class _Flax:
+    """The same networks with flax's convolution."""
+
+    @staticmethod
+    def make_network(name, spec):
+        import flax.linen as nn
+
+        class Conv(nn.Module):
+            features: int
+            size: int
+            stride: int
+
+            @nn.compact
+            def __call__(self, x):
+                return nn.Conv(self.features, (self.size, self.size), self.stride, padding="VALID")(x)
+
+        ours = networks.Conv
+        networks.Conv = Conv
+        try:
+            network = networks.make_network(name, spec)
+            params = network.init(jax.random.key(0), jnp.zeros(spec.obs.shape, jnp.uint8))
+        finally:
+            networks.Conv = ours
+
+        def apply(*args, **kwargs):
+            networks.Conv = Conv
+            try:
+                return network.apply(*args, **kwargs)
+            finally:
+                networks.Conv = ours
+
+        return network._replace(init=lambda key, obs: params, apply=apply)
+
+
+def _jax_update(source, frames, action, reward, inside_scan=False):
+    spec = Spec(jax.ShapeDtypeStruct(frames[0].shape, jnp.uint8), ACTIONS, len(action), stack=4)
+    network, optimizer = source.make_network("nature-cnn", spec), optax.adam(2.5e-4)
+    weight = jnp.ones(len(action))
+    batch = Transition(frames[0], jnp.asarray(action), jnp.asarray(reward), 0.99 * weight, frames[1], weight)
+    batch = jax.tree.map(jnp.asarray, batch)
+    params = network.init(jax.random.key(0), batch.obs)
+
+    def update(carry, _):
+        params, target, opt_state = carry
+        gradient = jax.grad(lambda p: losses.dqn_loss(p, target, batch, network.apply)[0])(params)
+        updates, opt_state = optimizer.update(gradient, opt_state)
+        return (optax.apply_updates(params, updates), target, opt_state), None
+
+    if inside_scan:
+        step = jax.jit(lambda carry: jax.lax.scan(update, carry, None, SCANNED)[0])
+    else:
+        step = jax.jit(lambda carry: update(carry, None)[0])
+    carry = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
+
+    def call():
+        nonlocal carry
+        carry = step(carry)
+        return carry
+
+    return call
+
+
+def _torch_updates(frames, action, reward):
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(jax.devices()[0].platform == "cpu" and len(__import__("os").sched_getaffinity(0)) or 1)
+
+    def one(memory_format, dtype):
+        def network():
+            layers = [nn.Conv2d(4, 32, 8, 4), nn.ReLU(), nn.Conv2d(32, 64, 4, 2), nn.ReLU(), nn.Conv2d(64, 64, 3, 1)]
+            layers += [nn.ReLU(), nn.Flatten(), nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, ACTIONS)]
+            return nn.Sequential(*layers).to(memory_format=memory_format)
+
+        online, target = network(), network()
+        optimizer = torch.optim.Adam(online.parameters(), lr=2.5e-4)
+        obs, next_obs = (torch.from_numpy(x).to(memory_format=memory_format) for x in frames)
+        a, r = torch.from_numpy(action)[:, None], torch.from_numpy(reward)
+
+        def call():
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                with torch.no_grad():
+                    goal = r + 0.99 * target(next_obs / 255.0).max(1).values.float()
+                q = online(obs / 255.0).gather(1, a)[:, 0].float()
+            loss = nn.functional.smooth_l1_loss(q, goal)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+        return call
+
+    return {
+        "PyTorch float32 NCHW": one(torch.contiguous_format, torch.float32),
+        "PyTorch float32 channels_last": one(torch.channels_last, torch.float32),
+        "PyTorch bfloat16 channels_last": one(torch.channels_last, torch.bfloat16),
+    }
+
+
+def matmul_peak(size: int = 2048) -> float:
+    """FLOP/s of a large float32 matrix product: the best of five."""
+    x = jnp.ones((size, size))
+    product = jax.jit(lambda x: x @ x)
+    product(x).block_until_ready()
+    best = min(_seconds(lambda: product(x).block_until_ready()) for _ in range(5))
+    return 2 * size**3 / best
+
+
+def _seconds(call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start

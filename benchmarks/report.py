@@ -1,0 +1,102 @@
+"""Writes the README's tables from the data under results/: python benchmarks/report.py.
+
+A table stands between `<!-- NAME -->` and `<!-- end -->`, and NAME is a function below.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+
+from jaxql.lab.files import read_config, read_metrics
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parent.parent / "README.md"
+
+
+def table(head: list[str], rows: list[list]) -> str:
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def span(numbers, form="{:.0f}") -> str:
+    """ "least to greatest", or one number where they read the same."""
+    low, high = form.format(min(numbers)), form.format(max(numbers))
+    return low if low == high else f"{low} to {high}"
+
+
+def solved() -> str:
+    """Tuned agents over seeds."""
+    groups = {}
+    for row in json.loads((RESULTS / "solve.json").read_text()):
+        groups.setdefault((row["agent"], row["env"]), []).append(row)
+    rows = []
+    for (agent, env), runs in groups.items():
+        exact = [run["exact_return"] for run in runs]
+        rows.append(
+            [
+                f"`{agent}`, {env}",
+                f"{sum(run['solved'] for run in runs)} of {len(runs)}",
+                span([run["env_steps"] / 1e3 for run in runs], "{:.1f}k"),
+                span([run["wall_seconds"] for run in runs]) + " s",
+                span([run["evaluation"]["mean"] for run in runs], "{:.2f}"),
+                f"{span(exact, '{:.3f}')} (best {runs[0]['best_possible_return']:.3f})" if exact[0] else "",
+            ]
+        )
+    return table(["agent, env", "solved", "env steps", "whole process", "`evaluate`", "exact mean of the policy"], rows)
+
+
+def pong() -> str:
+    """DQN on Pong, a row a seed."""
+    rows = []
+    for folder in sorted((RESULTS / "pong").iterdir()):
+        record, metrics = read_config(folder), read_metrics(folder)
+        seconds = np.loadtxt(folder / "timing.csv", delimiter=",", skiprows=1)[-1, 1]
+        evaluation = json.loads((folder / "evaluation.json").read_text())
+        rows.append(
+            [
+                record["config"]["seed"],
+                f"{metrics['env_steps'][-1]:,.0f}",
+                f"{metrics['updates'][-1]:,.0f}",
+                f"{seconds / 60:.1f}",
+                f"{metrics['test_return'][-1]:.2f}",
+                f"{evaluation['mean']:.2f} ({evaluation['distinct']} distinct)",
+            ]
+        )
+    return table(["seed", "env steps", "updates", "minutes", "solving test", "`evaluate`, 20 games"], rows)
+
+
+def planning() -> str:
+    """Planners, a row each, a column a size."""
+    names, sizes = {}, {}
+    for row in json.loads((RESULTS / "planning.json").read_text()):
+        names.setdefault(row["name"], {})[row["states"]] = row
+        sizes[row["states"]] = None
+    rows = []
+    for name, runs in names.items():
+        cells = []
+        for size in sorted(sizes):
+            run = runs.get(size)
+            if run is None:
+                cells.append("")
+            elif "seconds" not in run:
+                cells.append("does not fit")
+            else:
+                apart = run.get("compile_seconds") or run.get("build_seconds")
+                apart = f" (+ {apart:.2f} s)" if apart else ""
+                cells.append(f"{run['seconds']:.2f} s{apart}, {run['peak_mib'] / 1024:.1f} GiB")
+        rows.append([f"`{name}`", *cells])
+    return table(["planner", *(f"{size:,} states" for size in sorted(sizes))], rows)
+
+
+def filled(readme: str) -> str:
+    """The README with every table as the data has it."""
+
+    def fill(match):
+        return f"<!-- {match[1]} -->\n{globals()[match[1]]()}\n<!-- end -->"
+
+    return re.sub(r"<!-- (solved|pong|planning) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text()))

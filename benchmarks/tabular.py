@@ -1,0 +1,80 @@
+"""Q-updates a second of many tabular agents in one program, each in an exact MDP taken from Gymnasium."""
+
+import time
+
+import jax
+import numpy as np
+
+from benchmarks.measure import interleaved
+from jaxql import loop, planning
+from jaxql.agents.base import Hyper
+from jaxql.agents.q_learning import q_learning
+from jaxql.envs.worlds import endless, from_mdp
+
+TICKS = 200
+
+
+def rows(quick: bool = False):
+    yield from _throughput(quick)
+    if not quick:
+        yield _taxi()
+
+
+def _throughput(quick):
+    for env, agents in (("FrozenLake-v1", 10_000), ("Taxi-v3", 1_000)):
+        start, run = program(planning.from_gymnasium(env), TICKS)
+        carry = start(jax.random.split(jax.random.key(0), agents))
+
+        def call():
+            nonlocal carry
+            carry = run(carry)
+            return carry
+
+        (row,) = interleaved({env: call}, repeats=3 if quick else 7).values()
+        yield {
+            "part": "tabular",
+            "name": f"q-learning, {env}",
+            "agents": agents,
+            "million_updates_per_second": agents * TICKS / row["seconds"] / 1e6,
+            "compile_seconds": row["first_call"],
+        }
+
+
+def program(mdp, ticks, **hyper):
+    """(keys -> carry, carry -> carry after `ticks` ticks and updates) of one agent for each key."""
+    world = from_mdp(mdp)
+    agent = q_learning(world.num_states, world.num_actions)
+    begin, env_step = endless(world, num_worlds=1)
+    hyper = Hyper(**(dict(learning_rate=0.3, discount=0.8, epsilon=0.1, exploration_steps=100_000.0) | hyper))
+
+    def start(key):
+        env, obs = begin(key)
+        return agent.init(key, obs, hyper), env, obs
+
+    def run(carry):
+        return loop.train(agent, env_step, carry, warmup=0, rounds=ticks, ticks=1, updates=1)[0]
+
+    return jax.jit(jax.vmap(start)), jax.jit(jax.vmap(run), donate_argnums=0)
+
+
+def _taxi(seeds: int = 1_000, least: float = 0.5):
+    """Until every one of the agents has a greedy policy within `least` of the optimum over all starts."""
+    mdp = planning.from_gymnasium("Taxi-v3")
+    best = float(planning.best_return(mdp))
+    start, run = program(mdp, 10_000, exploration_steps=200_000.0)
+    worth = jax.jit(jax.vmap(lambda q: planning.expected_return(mdp, planning.greedy_policy(q))))
+    began = time.perf_counter()
+    carry = start(jax.random.split(jax.random.key(0), seeds))
+    for chunk in range(1, 101):
+        carry = jax.block_until_ready(run(carry))
+        returns = np.asarray(worth(carry[0].params["q_values"]))
+        if returns.min() > best - least:
+            break
+    return {
+        "part": "tabular",
+        "name": "Taxi-v3 to the optimum",
+        "agents": seeds,
+        "ticks": chunk * 10_000,
+        "seconds_with_compilation": time.perf_counter() - began,
+        "share_at_optimum": float(np.mean(returns > best - least)),
+    }
