@@ -1,9 +1,10 @@
 """Updates a second of the Nature CNN's DQN: our convolution, flax's, and PyTorch's, on the same batch.
 
-An update is the target network at the next observations, the online network at the observations, its gradient, and Adam.
+An update is the target network at the next observations, the online one at the observations, its gradient, and Adam.
 """
 
 import contextlib
+import os
 import time
 
 import jax
@@ -33,7 +34,8 @@ def rows(quick: bool = False):
         with contextlib.suppress(ImportError):
             contestants |= _torch_updates(frames, action, reward)
         if batch == 32 and not quick:
-            contestants["flax.linen.Conv inside lax.scan"] = _jax_update(_Flax, frames, action, reward, inside_scan=True)
+            inside = _jax_update(_Flax, frames, action, reward, inside_scan=True)
+            contestants["flax.linen.Conv inside lax.scan"] = inside
         work = FLOPS * batch * 4  # two forwards, and a backward of twice a forward
         peak = matmul_peak()
         for name, row in interleaved(contestants, repeats=3 if quick else 7).items():
@@ -120,7 +122,7 @@ def _torch_updates(frames, action, reward):
     import torch
     from torch import nn
 
-    torch.set_num_threads(jax.devices()[0].platform == "cpu" and len(__import__("os").sched_getaffinity(0)) or 1)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
 
     def one(memory_format, dtype):
         def network():

@@ -55,9 +55,9 @@ def about() -> dict:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    device = jax.devices()[0]
+    device, changed = jax.devices()[0], _git("status", "--porcelain", "jaxql", "benchmarks/*.py")
     return {
-        "commit": _git("rev-parse", "HEAD") + ("+" if _git("status", "--porcelain", "jaxql", "benchmarks/*.py") else ""),
+        "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
         "device": f"{device.device_kind} x{jax.device_count()}",
         "platform": device.platform,
         "cores": len(os.sched_getaffinity(0)),

@@ -88,6 +88,13 @@ def test_frames_are_stored_once():
     assert ring.rows.next_obs == ()
 
 
+@pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
+def test_a_million_atari_frames_take_no_more_than_they_must(kind):
+    obs = jax.ShapeDtypeStruct((16, 4, 84, 84), jnp.uint8)
+    ring = jax.eval_shape(lambda obs: kind(1_000_000, n_step=10, stack=4).init(blank_step(obs)), obs)
+    assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(ring)) <= 7.3e9
+
+
 def test_bytes_stay_bytes():
     obs = jnp.array([[0], [255]], jnp.uint8)
     replay = uniform_replay(capacity=4)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import re
 import signal
 import threading
 import time
@@ -81,7 +82,7 @@ def train(
         agent = loop.compiled(entry.make(config, env.spec, network))
         key = jax.random.key(seed)
         shapes = jax.eval_shape(agent.init, key, env.spec.obs, hyper_of(config))
-        _check_memory(shapes)
+        memory = _memory_line(shapes)
         initial = load_params(init_from, shapes.params) if init_from else None
         folder = Path(out) if out else default_folder(name, make_env.id, seed)
         record = {
@@ -95,7 +96,7 @@ def train(
             "settings": dataclasses.asdict(config),
         }
         with RunFiles(folder, record) as files, Progress(config.steps, columns=COLUMNS, quiet=quiet) as progress:
-            for line in (*make_env.notes, _settings_line(config)):
+            for line in (*make_env.notes, _settings_line(config), memory):
                 progress.note(line)
             training = Training(agent, config, env, make_env, files, progress, callback, seed)
             return training.run(key, initial)
@@ -116,14 +117,31 @@ def _settings_line(config) -> str:
     return "settings: " + " ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items())
 
 
-def _check_memory(shapes) -> None:
-    """Refuses a state that cannot fit before any of it is allocated."""
+def _memory_line(shapes) -> str:
+    """What the agent's state will take; one that cannot fit is refused before any of it is allocated."""
+    needed, stored = (_bytes(x) / 1e9 for x in (shapes, shapes.data))
+    free = _free_memory()
+    if free is not None and needed > free / 1e9:
+        raise UserError(f"this needs {needed:.1f} GB and {free / 1e9:.1f} GB are free; lower capacity")
+    said = f"memory: {needed:.2f} GB for the agent's state, {stored:.2f} GB of it for stored rows"
+    return said if free is None else f"{said}; {free / 1e9:.1f} GB are free"
+
+
+def _bytes(shapes) -> int:
     arrays = [x for x in jax.tree.leaves(shapes) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    needed = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
-    if jax.default_backend() == "cpu" and hasattr(os, "sysconf") and "SC_AVPHYS_PAGES" in os.sysconf_names:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > free:
-            raise UserError(f"this needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; lower capacity")
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+
+
+def _free_memory() -> int | None:
+    """Bytes free on the device, or None where nobody says."""
+    if jax.default_backend() == "cpu":
+        meminfo = Path("/proc/meminfo")
+        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+        return 1024 * int(found[1]) if found else None
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" not in statistics:
+        return None
+    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
 
 
 class Training:
