@@ -89,13 +89,37 @@ def planning() -> str:
     return table(["planner", *(f"{size:,} states" for size in sorted(sizes))], rows)
 
 
+SHOWN = {  # a part: what tells its rows apart, what they measure and how it is written
+    "learner": (["batch"], "milliseconds", "{:.1f} ms", "an update of the Nature CNN"),
+    "end_to_end": (["setting"], "env_steps_per_second", "{:.0f}", "Pong, env steps a second"),
+    "replay": (["capacity"], "milliseconds", "{:.3f} ms", "replay, 16 worlds, batch of 32"),
+    "tabular": (["agents"], "million_updates_per_second", "{:.1f} M", "Q-updates a second"),
+    "seeds": (["seeds"], "env_steps_per_second", "{:,.0f}", "agents in one program, env steps a second of all"),
+    "emulator": (["envs"], "env_steps_per_second", "{:,.0f}", "ALE alone, env steps a second"),
+}
+
+
+def speed() -> str:
+    """A table a part of the suite: names down, sizes across."""
+    rows = [json.loads(line) for line in (RESULTS / "suite.jsonl").read_text().splitlines()]
+    tables = []
+    for part, ((size,), measured, form, title) in SHOWN.items():
+        found = {(row["name"], row.get(size)): row[measured] for row in rows if row["part"] == part and measured in row}
+        if not found:
+            continue
+        names, sizes = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+        cells = [[name, *(form.format(found[name, x]) if (name, x) in found else "" for x in sizes)] for name in names]
+        tables.append(table([title, *(f"{size} {x:,}" if isinstance(x, int) else str(x) for x in sizes)], cells))
+    return "\n\n".join(tables)
+
+
 def filled(readme: str) -> str:
     """The README with every table as the data has it."""
 
     def fill(match):
         return f"<!-- {match[1]} -->\n{globals()[match[1]]()}\n<!-- end -->"
 
-    return re.sub(r"<!-- (solved|pong|planning) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
+    return re.sub(r"<!-- (solved|pong|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxql.agents import dqn, iteration, q_learning
+from jaxql.agents import dqn, iteration, pqn, q_learning
 from jaxql.agents.base import check
 from jaxql.errors import UserError, nearest
 
@@ -23,6 +23,7 @@ REGISTRY = {
     "q-iteration": Entry(iteration.Config, iteration.make_q_iteration, iteration.PRESETS, iteration.TUNED),
     "q-learning": Entry(q_learning.Config, q_learning.make, q_learning.PRESETS, q_learning.TUNED),
     "dqn": Entry(dqn.Config, dqn.make, dqn.PRESETS, dqn.TUNED),
+    "pqn": Entry(pqn.Config, pqn.make, pqn.PRESETS, pqn.TUNED),
     **{name: Entry(dqn.Config, dqn.make, {}, dqn.TUNED, named) for name, named in dqn.NAMED.items()},
 }
 

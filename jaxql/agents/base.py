@@ -53,6 +53,7 @@ class Hyper(NamedTuple):
     exploration_steps: Array = 1.0  # of the env: real rows, not ticks
     target_period_updates: Array = 1
     tau: Array = 0.005  # of a Polyak target
+    trace: Array = 0.65  # lambda of returns
     alpha: Array = 0.5  # exponent of priorities
     beta: Array = 0.4  # exponent of importance weights at the start, which rises to 1 ...
     beta_steps: Array = 1_000_000  # ... in so many env steps

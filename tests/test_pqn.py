@@ -1,0 +1,81 @@
+"""PQN: its targets by a slow roll-out, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxql import agents
+from jaxql.agents.base import Hyper
+from jaxql.agents.pqn import pqn
+from jaxql.errors import UserError
+from jaxql.types import Network, Spec, Step
+
+TICKS, WORLDS, ACTIONS, STATES = 6, 3, 2, 50
+TABLE = Network(
+    init=lambda key, obs: jax.random.normal(key, (STATES, ACTIONS)),
+    apply=lambda params, obs, memory=(), key=None: (params[obs], memory),
+)
+
+
+def slow_return(log, values, t, world, gamma, trace):
+    """The lambda-return of a row by its definition; values [T + 1, B] belong to the observations."""
+    row, following = log[t], values[t + 1, world]
+    if row.terminated[world]:
+        return row.reward[world]
+    last = t + 1 == len(log) or row.truncated[world] or not log[t + 1].real[world]
+    later = following if last else slow_return(log, values, t + 1, world, gamma, trace)
+    return row.reward[world] + gamma * ((1 - trace) * following + trace * later)
+
+
+@pytest.mark.parametrize("warmup", [0, 4])  # a window that begins in the middle of the ring
+def test_an_update_is_the_gradient_step_of_the_definition(warmup, gamma=0.9, trace=0.7, rate=0.1):
+    rng = np.random.default_rng(warmup)
+    agent = pqn(TABLE, ticks=TICKS, minibatches=1, optimizer=optax.identity())
+    hyper = Hyper(learning_rate=rate, discount=gamma, trace=trace, epsilon=1.0)
+    obs = rng.integers(STATES, size=WORLDS, dtype=np.int32)
+    state = agent.init(jax.random.key(0), obs, hyper)
+    table, log, over = np.asarray(state.params, np.float64), [], np.zeros(WORLDS, bool)
+    for _ in range(warmup + TICKS):
+        action, extra = agent.act(state, obs)
+        np.testing.assert_allclose(extra, table[obs].max(-1), rtol=1e-5)
+        ended = rng.random((2, WORLDS)) < 0.2
+        real, next_obs = ~over, rng.integers(STATES, size=WORLDS, dtype=np.int32)
+        terminated, truncated = ended[0] & real, ended[1] & ~ended[0] & real
+        step = Step(obs, np.asarray(action), rng.normal(size=WORLDS), terminated, truncated, next_obs, real, extra)
+        state, obs, over = agent.observe(state, step), next_obs, terminated | truncated
+        log.append(step)
+    log = log[warmup:]
+    values = np.array([table[step.obs].max(-1) for step in log] + [table[obs].max(-1)])
+    expected, count = table.copy(), sum(step.real.sum() for step in log)
+    for t, step in enumerate(log):
+        for world in np.flatnonzero(step.real):
+            place = step.obs[world], step.action[world]
+            expected[place] += rate * (slow_return(log, values, t, world, gamma, trace) - table[place]) / count
+    state, metrics = jax.jit(agent.learn)(state)
+    np.testing.assert_allclose(state.params, expected, atol=1e-5)
+    assert metrics["loss"] > 0
+
+
+def test_an_epoch_uses_every_row_once():
+    agent = pqn(TABLE, ticks=TICKS, minibatches=3, optimizer=optax.identity())
+    obs = np.arange(WORLDS, dtype=np.int32)
+    state = agent.init(jax.random.key(0), obs, Hyper(learning_rate=1.0, discount=0.0, trace=0.0))
+    state = state._replace(params=jnp.zeros((STATES, ACTIONS)))
+    for _ in range(TICKS):  # every row has a state of its own
+        no = np.zeros(WORLDS, bool)
+        step = Step(obs, np.zeros(WORLDS, np.int32), np.ones(WORLDS), no, no, obs + WORLDS, ~no, np.zeros(WORLDS))
+        state, obs = agent.observe(state, step), obs + WORLDS
+    for _ in range(3):
+        state, _ = agent.learn(state)
+    share = 1 / (TICKS * WORLDS / 3)  # of each row in its minibatch
+    np.testing.assert_allclose(state.params[: TICKS * WORLDS, 0], share, rtol=1e-5)
+    assert not jnp.any(state.params[TICKS * WORLDS :])
+
+
+def test_parts_must_divide_a_round():
+    entry, spec = agents.REGISTRY["pqn"], Spec(jax.ShapeDtypeStruct((4, 3), float), 2, 4)
+    for changes in (dict(updates=9, minibatches=8), dict(ticks=3, minibatches=8)):
+        with pytest.raises(UserError, match="minibatches is 8; it must divide"):
+            entry.make(entry.config(**changes), spec)
