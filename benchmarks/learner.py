@@ -1,4 +1,4 @@
-"""Updates a second of the Nature CNN's DQN: our convolution, flax's, and PyTorch's, on the same batch.
+"""Updates a second of the Nature CNN's DQN: both convolutions (XLA's is flax's), and PyTorch, on the same batch.
 
 An update is the target network at the next observations, the online one at the observations, its gradient, and Adam.
 """
@@ -27,15 +27,15 @@ def rows(quick: bool = False):
         frames = rng.integers(256, size=(2, batch, 4, 84, 84), dtype=np.uint8)
         action, reward = rng.integers(ACTIONS, size=batch), rng.normal(size=batch).astype(np.float32)
         contestants = {
-            "jaxql": _jax_update(networks, frames, action, reward),
-            "jaxql inside lax.scan": _jax_update(networks, frames, action, reward, inside_scan=True),
-            "flax.linen.Conv": _jax_update(_Flax, frames, action, reward),
+            f"jaxql, {method}{' inside lax.scan' if inside else ''}": _jax_update(
+                frames, action, reward, method, inside_scan=inside
+            )
+            for method, inside in (("products", False), ("products", True), ("xla", False))
         }
         with contextlib.suppress(ImportError):
             contestants |= _torch_updates(frames, action, reward)
         if batch == 32 and not quick:
-            inside = _jax_update(_Flax, frames, action, reward, inside_scan=True)
-            contestants["flax.linen.Conv inside lax.scan"] = inside
+            contestants["jaxql, xla inside lax.scan"] = _jax_update(frames, action, reward, "xla", inside_scan=True)
         work = FLOPS * batch * 4  # two forwards, and a backward of twice a forward
         peak = matmul_peak()
         for name, row in interleaved(contestants, repeats=3 if quick else 7).items():
@@ -56,43 +56,9 @@ def rows(quick: bool = False):
 SCANNED = 4  # updates in a scan
 
 
-class _Flax:
-    """The same networks with flax's convolution."""
-
-    @staticmethod
-    def make_network(name, spec):
-        import flax.linen as nn
-
-        class Conv(nn.Module):
-            features: int
-            size: int
-            stride: int
-
-            @nn.compact
-            def __call__(self, x):
-                return nn.Conv(self.features, (self.size, self.size), self.stride, padding="VALID")(x)
-
-        ours = networks.Conv
-        networks.Conv = Conv
-        try:
-            network = networks.make_network(name, spec)
-            params = network.init(jax.random.key(0), jnp.zeros(spec.obs.shape, jnp.uint8))
-        finally:
-            networks.Conv = ours
-
-        def apply(*args, **kwargs):
-            networks.Conv = Conv
-            try:
-                return network.apply(*args, **kwargs)
-            finally:
-                networks.Conv = ours
-
-        return network._replace(init=lambda key, obs: params, apply=apply)
-
-
-def _jax_update(source, frames, action, reward, inside_scan=False):
+def _jax_update(frames, action, reward, method, inside_scan=False):
     spec = Spec(jax.ShapeDtypeStruct(frames[0].shape, jnp.uint8), ACTIONS, len(action), stack=4)
-    network, optimizer = source.make_network("nature-cnn", spec), optax.adam(2.5e-4)
+    network, optimizer = networks.make_network("nature-cnn", spec, convolution=method), optax.adam(2.5e-4)
     weight = jnp.ones(len(action))
     batch = Transition(frames[0], jnp.asarray(action), jnp.asarray(reward), 0.99 * weight, frames[1], weight)
     batch = jax.tree.map(jnp.asarray, batch)

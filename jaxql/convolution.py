@@ -1,7 +1,7 @@
-"""A convolution as one matrix product, with a gradient that is one too.
+"""A convolution by XLA, or as one matrix product whose gradient is one too.
 
-XLA's own convolution on CPUs is slow where it matters here: its weight gradient takes several times the forward pass,
-and inside a loop it takes ten times as long as outside. Matrix products suffer neither.
+XLA's own convolution on CPUs takes ten times as long inside a loop (`lax.scan`) as outside, and with large batches its
+weight gradient is slow; matrix products suffer neither. `benchmarks/learner.py` measures both.
 """
 
 import jax
@@ -10,18 +10,18 @@ import jax.numpy as jnp
 from jaxql.types import Array
 
 
-def convolve(x, w, stride: int) -> Array:
+def convolve(x, w, stride: int, method: str = "xla") -> Array:
     """The convolution without padding [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H - k) // stride + 1.
 
-    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. On CPUs by `by_products`, elsewhere
-    by XLA's convolution; the numbers agree up to rounding.
+    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "products":
+    `by_products`; the numbers agree up to rounding.
 
     >>> x, w = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolve(x, w, 2)[0, :, :, 0])
     [[4. 4.]
      [4. 4.]]
     """
-    if jax.default_backend() == "cpu":
+    if method == "products":
         return by_products(x, w, stride)
     return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 

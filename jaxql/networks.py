@@ -33,13 +33,14 @@ class Conv(nn.Module):
     features: int
     size: int
     stride: int
+    method: str = "xla"
 
     @nn.compact
     def __call__(self, x):
         shape = self.size, self.size, x.shape[-1], self.features
         kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.result_type(float))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.result_type(float))
-        y = convolve(x, kernel, self.stride)
+        y = convolve(x, kernel, self.stride, self.method)
         return y + jnp.broadcast_to(bias, y.shape)
 
 
@@ -95,6 +96,7 @@ class QNetwork(nn.Module):
     dueling: bool = False
     noisy: bool = False
     layer_norm: bool = False
+    convolution: str = "xla"  # the method of `convolve`
 
     @nn.compact
     def __call__(self, obs):
@@ -120,7 +122,7 @@ class QNetwork(nn.Module):
             obs = obs.astype(dtype) / (255 if obs.dtype == jnp.uint8 else 1)
         x = obs.astype(dtype)
         for convolution in self.convolutions:
-            x = self.activated(Conv(*convolution)(x))
+            x = self.activated(Conv(*convolution, self.convolution)(x))
         return x.reshape(len(x), -1)
 
     def activated(self, x):
@@ -167,7 +169,7 @@ def make_network(name: str, spec: Spec, hidden: Sequence[int] = (64, 64), **vari
 
     Args:
       hidden: widths of the MLP's hidden layers.
-      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm` of `QNetwork`.
+      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`.
     """
     if name == "mlp":
         return from_flax(QNetwork(spec.num_actions, tuple(hidden), spec.num_states, **variant))

@@ -236,7 +236,7 @@ def test_it_catches(name):
     hyper = hyper_of_settings(settings_of(name))._replace(learning_rate=3e-3, discount=0.9, target_period_updates=50)
     hyper = hyper._replace(exploration_steps=min(hyper.exploration_steps, 4_000), beta_steps=8_000)
     plan = dict(warmup=100, rounds=1_500, ticks=1, updates=1)
-    plan = dict(warmup=0, rounds=400, ticks=8, updates=8) if name == "pqn" else plan
+    plan = dict(warmup=0, rounds=1_500, ticks=8, updates=8) if name == "pqn" else plan
     run = jax.jit(program(agent, plan)[0])
     (state, env, obs), _ = run(jax.random.key(0), hyper)
     _, env_step = endless(catch(), num_worlds=WORLDS)

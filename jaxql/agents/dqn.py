@@ -36,6 +36,7 @@ class Config(RunConfig):
 
     network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
+    convolution: Literal["xla", "products"] = "xla"  # products: faster inside lax.scan, and with large batches on CPUs
     layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
@@ -75,7 +76,7 @@ def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
         name = "nature-cnn" if image else "mlp"
     if name != "mlp" and not image and network is None:
         raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
-    variant = {name: getattr(config, name) for name in ("dueling", "noisy", "layer_norm")}
+    variant = {name: getattr(config, name) for name in ("dueling", "noisy", "layer_norm", "convolution")}
     limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
     return dqn(
         network or make_network(name, spec, config.hidden, outputs=head.outputs, fractions=head.fractions, **variant),
@@ -249,8 +250,10 @@ TUNED = {
         network="nips-cnn",
         n_step=10,
         discount=0.98,
+        prioritised=True,
+        beta_steps=600_000,
         learning_rate=1e-3,
-        decay_updates=25_000,
+        decay_updates=20_000,
         decay_to=0.1,
         adam_epsilon=1e-4,
         exploration_steps=60_000,
