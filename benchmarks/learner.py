@@ -71,9 +71,9 @@ def _jax_update(frames, action, reward, method, inside_scan=False):
         return (optax.apply_updates(params, updates), target, opt_state), None
 
     if inside_scan:
-        step = jax.jit(lambda carry: jax.lax.scan(update, carry, None, SCANNED)[0])
+        step = jax.jit(lambda carry: jax.lax.scan(update, carry, None, SCANNED)[0], donate_argnums=0)
     else:
-        step = jax.jit(lambda carry: update(carry, None)[0])
+        step = jax.jit(lambda carry: update(carry, None)[0], donate_argnums=0)
     carry = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
     def call():

@@ -11,7 +11,7 @@ import time
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.measure import interleaved
 from jaxql import loop, planning
@@ -39,7 +39,7 @@ def rows(quick: bool = False):
 
 def _keys(number: int):
     """Keys of the agents, as many on each device."""
-    everywhere = NamedSharding(jax.make_mesh((jax.device_count(),), ("agents",)), PartitionSpec("agents"))
+    everywhere = NamedSharding(Mesh(np.array(jax.devices()), ("agents",)), PartitionSpec("agents"))
     return jax.device_put(jax.random.split(jax.random.key(0), number), everywhere)
 
 

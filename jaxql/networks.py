@@ -33,7 +33,7 @@ class Conv(nn.Module):
     features: int
     size: int
     stride: int
-    method: str = "xla"
+    method: str = "auto"
 
     @nn.compact
     def __call__(self, x):
@@ -96,7 +96,7 @@ class QNetwork(nn.Module):
     dueling: bool = False
     noisy: bool = False
     layer_norm: bool = False
-    convolution: str = "xla"  # the method of `convolve`
+    convolution: str = "auto"  # the method of `convolve`
 
     @nn.compact
     def __call__(self, obs):

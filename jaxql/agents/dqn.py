@@ -36,7 +36,7 @@ class Config(RunConfig):
 
     network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
-    convolution: Literal["xla", "products"] = "xla"  # products: faster inside lax.scan, and with large batches on CPUs
+    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs
     layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
@@ -248,6 +248,7 @@ TUNED = {
         warmup_steps=5_000,
         steps=2_000_000,
         network="nips-cnn",
+        convolution="xla",  # a tenth faster than products for so small a network
         n_step=10,
         discount=0.98,
         beta_steps=600_000,
