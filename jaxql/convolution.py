@@ -13,8 +13,8 @@ from jaxql.types import Array
 def convolve(x, w, stride: int, method: str = "auto") -> Array:
     """The convolution without padding [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H - k) // stride + 1.
 
-    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", "products" (that is
-    `by_products`), or "auto": products on CPUs, XLA elsewhere. The numbers agree up to rounding.
+    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "products",
+    that is `by_products`, or "auto": products on CPUs, XLA elsewhere. The numbers agree up to rounding.
 
     >>> x, w = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolve(x, w, 2)[0, :, :, 0])
