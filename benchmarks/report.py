@@ -52,18 +52,23 @@ def pong() -> str:
     for folder in sorted((RESULTS / "pong").iterdir()):
         record, metrics = read_config(folder), read_metrics(folder)
         seconds = np.loadtxt(folder / "timing.csv", delimiter=",", skiprows=1)[-1, 1]
-        evaluation = json.loads((folder / "evaluation.json").read_text())
+        evaluated = folder / "evaluation.json"
+        evaluation = json.loads(evaluated.read_text()) if evaluated.exists() else None
         rows.append(
             [
                 record["config"]["seed"],
                 f"{metrics['env_steps'][-1]:,.0f}",
                 f"{metrics['updates'][-1]:,.0f}",
                 f"{seconds / 60:.1f}",
-                f"{metrics['test_return'][-1]:.2f}",
-                f"{evaluation['mean']:.2f} ({evaluation['distinct']} distinct)",
+                f"{metrics['return_mean'][-1]:.1f}",
+                f"{metrics['test_return'][-1]:.2f}" if evaluation else "stopped unsolved",
+                f"{evaluation['mean']:.2f} ({evaluation['distinct']} distinct)" if evaluation else "",
             ]
         )
-    return table(["seed", "env steps", "updates", "minutes", "solving test", "`evaluate`, 20 games"], rows)
+    return table(
+        ["seed", "env steps", "updates", "minutes", "last 100 training games", "solving test", "`evaluate`, 20 games"],
+        rows,
+    )
 
 
 def planning() -> str:
