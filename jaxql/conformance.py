@@ -106,7 +106,7 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
     Args and results as in `check_td_error`; `n` are the numbers of steps.
     Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
 
-    >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns)).failures
+    >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns), trajectories=2).failures
     ()
     """
 
@@ -153,6 +153,8 @@ def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: 
 def assert_conforms(report: Report) -> None:
     """Raises AssertionError, in one message of a line for each broken law, unless nothing failed.
 
+    Source: the equations of the `check_` functions
+
     >>> assert_conforms(check_td_error(lambda x: np.where(x.real, x.reward, 0.0)))
     Traceback (most recent call last):
     AssertionError: 2 of 6 laws do not hold:
@@ -173,7 +175,13 @@ def assert_conforms(report: Report) -> None:
 
 # ------------------------------------------------------------------------------------------------------------ adapters
 def of_td_learning(f) -> Callable:
-    """For `check_td_error(..., "values")`: f(v_tm1, r_t, discount_t, v_t) -> errors, of one row or of [T]."""
+    """For `check_td_error(..., "values")`: f(v_tm1, r_t, discount_t, v_t) -> errors, of one row or of [T].
+
+    Source: Sutton & Barto (2018), equation 6.5, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_td_error(of_td_learning(bellman.td_learning), "values").failures
+    ()
+    """
 
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
@@ -183,7 +191,13 @@ def of_td_learning(f) -> Callable:
 
 
 def of_q_learning(f) -> Callable:
-    """For `check_td_error(..., "q_learning")`: f(q_tm1, a_tm1, r_t, discount_t, q_t) -> errors of [T]."""
+    """For `check_td_error(..., "q_learning")`: f(q_tm1, a_tm1, r_t, discount_t, q_t) -> errors of [T].
+
+    Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_td_error(of_q_learning(bellman.q_learning), "q_learning").failures
+    ()
+    """
 
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
@@ -194,6 +208,8 @@ def of_q_learning(f) -> Callable:
 
 def of_sarsa(f) -> Callable:
     """For `check_td_error(..., "sarsa")`: f(q_tm1, a_tm1, r_t, discount_t, q_t, a_t) -> errors of [T].
+
+    Source: Sutton & Barto (2018), equation 6.7, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check_td_error(of_sarsa(bellman.sarsa), "sarsa").failures
     ()
@@ -211,6 +227,11 @@ def of_n_step_returns(f) -> Callable:
     """For `check_n_step`: f(r_t, discount_t, v_t, n, lambda_t) -> returns [T], which cannot express truncation itself.
 
     It is given a trace [T] of 1, and of 0 where the next row does not continue this one.
+
+    Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns), trajectories=2).failures
+    ()
     """
 
     def returns(x: Trajectory, n):
@@ -221,7 +242,13 @@ def of_n_step_returns(f) -> Callable:
 
 
 def of_lambda_returns(f) -> Callable:
-    """For `check_lambda`: f(r_t, discount_t, v_t, lambda_ [T]) -> returns [T], given traces cut at every boundary."""
+    """For `check_lambda`: f(r_t, discount_t, v_t, lambda_ [T]) -> returns [T], given traces cut at every boundary.
+
+    Source: Sutton & Barto (2018), equation 12.18, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_lambda(of_lambda_returns(bellman.lambda_returns)).failures
+    ()
+    """
 
     def returns(x: Trajectory, lambda_):
         reward, discount = _one_step(x)
@@ -233,7 +260,9 @@ def of_lambda_returns(f) -> Callable:
 def of_n_step_windows(build) -> Callable:
     """For `check_n_step`: build(reward, terminated, truncated, real, n, gamma) -> `bellman.windows.NStep`.
 
-    >>> check_n_step(of_n_step_windows(bellman.n_step_windows)).failures
+    Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> check_n_step(of_n_step_windows(bellman.n_step_windows), trajectories=2).failures
     ()
     """
 
@@ -249,6 +278,8 @@ def of_lambda_windows(build, f=bellman.lambda_returns) -> Callable:
     """For `check_lambda`: build(reward, terminated, truncated, real, gamma, lambda_) -> `bellman.windows.LambdaStep`.
 
     Its result goes into f(r_t, discount_t, v_t, lambda_ [T]) -> returns [T].
+
+    Source: Sutton & Barto (2018), equation 12.18, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check_lambda(of_lambda_windows(bellman.lambda_windows)).failures
     ()

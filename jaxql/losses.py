@@ -38,6 +38,8 @@ class _Outputs(NamedTuple):
 def weighted_mean(x, weight) -> Array:
     """sum(w x) / sum(w) over [N]: rows of weight 0 leave the learning rate alone; 0 if there are no others.
 
+    Source: Sutton & Barto (2018), equation 5.6, http://incompleteideas.net/book/the-book-2nd.html
+
     >>> print(weighted_mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 0.0])))
     2.0
     """

@@ -78,6 +78,8 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; the rest as in `compare`.
 
+    Source: Singh & Yee (1994), corollary 2, https://doi.org/10.1007/BF00993308
+
     >>> import numpy as np
     >>> shape = (1, 2, 1)
     >>> mdp = MDP(np.zeros(shape, int), np.ones(shape), np.array([[[1.0], [2.0]]]), np.zeros(shape, bool), np.ones(1))
@@ -90,6 +92,8 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
 
 def action_gap(q) -> Array:
     """How much better the best action is than the second best, [..., A] -> [...]; inf where there is no second.
+
+    Source: Farahmand (2011), https://papers.nips.cc/paper/4485-action-gap-phenomenon-in-reinforcement-learning
 
     >>> print(action_gap(jnp.array([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])))
     [2. 0.]
@@ -111,6 +115,8 @@ def of_network(apply, params, num_states: int, obs=None) -> Array:
       obs: [S, ...] the observation of each state, a pytree; None is the index of the state.
 
     Raises: UserError unless it gives one row of action values for each state.
+
+    Source: Sutton & Barto (2018), section 9.1, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(of_network(lambda params, obs: (params[obs], ()), jnp.array([[1.0, 2.0], [3.0, 4.0]]), 2))
     [[1. 2.]

@@ -56,6 +56,12 @@ def rows(rlax):
             yield f"| `{module}.{name}` | {equation} | {source} | {same} |"
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_every_function_has_a_source_and_an_example(module):
+    lacking = [name for name, f in functions(module) if not all(x in inspect.getdoc(f) for x in ("Source: ", ">>> "))]
+    assert not lacking
+
+
 def test_the_table_lists_every_function():
     expected = "\n".join(rows(oracle()))
     assert expected in README.read_text(), f"the table should read:\n{expected}"

@@ -98,6 +98,8 @@ def checked(f):
     Raises:
       ValueError: an action is not in 0 .. A - 1.
 
+    Source: `jax.experimental.checkify`, https://docs.jax.dev/en/latest/debugging/checkify_guide.html
+
     >>> from jaxql.bellman import q_learning
     >>> q = jnp.array([0.0, 1.0])
     >>> print(q_learning(q, 2, 1.0, 0.5, q), checked(q_learning)(q, 1, 1.0, 0.5, q))

@@ -11,6 +11,8 @@ from jaxql.types import Array
 def centers(edges) -> Array:
     """Midpoints [N] of the bins between edges [N + 1]: the atoms with which `categorical_mean` decodes HL-Gauss.
 
+    Source: Farebrother et al. (2024), section 3, https://arxiv.org/abs/2403.03950
+
     >>> print(centers(jnp.array([0.0, 1.0, 3.0])))
     [0.5 2. ]
     """

@@ -59,6 +59,8 @@ def mean(values, probs=None) -> Array:
 def variance(values, probs=None) -> Array:
     """Variance [...]: sum_i probs_i (values_i - mean)^2; arguments and errors as in `mean`.
 
+    Source: Bellemare, Dabney & Rowland (2023), chapter 7, https://www.distributional-rl.org
+
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
     """

@@ -48,6 +48,8 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
 def average(policy: Array, q: Array) -> Array:
     """Mean [S] of q [S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
 
+    Source: Sutton & Barto (2018), section 3.5. http://incompleteideas.net/book/the-book-2nd.html
+
     >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
     """
@@ -61,6 +63,8 @@ def greedy_policy(q: Array, tie: str = "lowest") -> Array:
     """The greedy policy of q [S, A]: `tie="lowest"` gives [S] int32, `tie="uniform"` [S, A], equal among equals.
 
     Raises UserError for any other `tie`.
+
+    Source: Sutton & Barto (2018), equation 4.9. http://incompleteideas.net/book/the-book-2nd.html
 
     >>> greedy_policy(np.array([[1.0, 1.0, 0.0]]), tie="uniform").tolist()
     [[0.5, 0.5, 0.0]]

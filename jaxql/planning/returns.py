@@ -53,6 +53,8 @@ def success_probability(mdp: MDP, policy: Array, step_limit: Any = "mdp") -> Arr
 
     It is then the expected undiscounted return. Raises: UserError if the model pays anything else, or pays and goes on.
 
+    Source: Puterman (1994), section 4.2. https://doi.org/10.1002/9780470316887
+
     >>> coin = MDP(*map(np.asarray, ([[[0, 0]]], [[[0.5, 0.5]]], [[[1.0, 0.0]]], [[[True, False]]], [1.0])))
     >>> float(success_probability(coin, np.array([0]), step_limit=2))
     0.75

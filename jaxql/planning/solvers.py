@@ -90,6 +90,8 @@ def q_iteration(
 
     Arguments, promises and errors are those of `value_iteration`, and the sweeps too, but it may take more to stop.
 
+    Source: Sutton & Barto (2018), equation 3.20, as an update. http://incompleteideas.net/book/the-book-2nd.html
+
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(q_iteration(loop, 0.5).q_values[0, 0]), 5)
     2.0

@@ -22,6 +22,8 @@ class Counts(NamedTuple):
 def empty_counts(num_states: int, num_actions: int) -> Counts:
     """Counts of nothing.
 
+    Source: Sutton & Barto (2018), section 6.3, http://incompleteideas.net/book/the-book-2nd.html
+
     >>> empty_counts(2, 3).transitions.shape
     (2, 3, 2)
     """
@@ -34,6 +36,8 @@ def count(counts: Counts, state, action, reward, terminated, next_state, real) -
 
     Rows that are not `real` (a world resetting itself) are ignored. Only `terminated` counts as an end: a truncated
     episode merely stopped being watched.
+
+    Source: Sutton & Barto (2018), section 6.3, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
     >>> int(seen.transitions[0, 0, 1]), float(seen.rewards[0, 0, 1]), int(seen.ends[0, 0, 1])

@@ -15,6 +15,8 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
     Args: `visits` [S, A] integers; `state`, `action`, `real` [B] or scalars.
     Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `real`.
 
+    Source: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
+
     >>> visits, n = visit(jnp.zeros((1, 2), int), jnp.array([0, 0, 0]), jnp.array([1, 1, 0]), jnp.ones(3, bool))
     >>> visits.tolist(), n.tolist()
     ([[1, 2]], [1, 2, 1])
@@ -33,6 +35,8 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
 
 def constant(rate) -> Callable:
     """The same rate [...] at every visit n [...]: it tracks, and on noisy rewards never settles.
+
+    Source: Sutton & Barto (2018), equation 2.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(constant(0.25)(jnp.array([1, 2])))
     [0.25 0.25]
