@@ -22,12 +22,12 @@ def epsilon_greedy(key, q, epsilon) -> Array:
     >>> print(epsilon_greedy(jax.random.key(0), q, epsilon=0.0))
     [1 0]
     """
-    key_coin, key_action = jax.random.split(key)
-    explores = jax.random.uniform(key_coin, q.shape[:-1]) < epsilon  # uniform is in [0, 1)
+    coin, lottery = jax.random.uniform(key, (2, *q.shape[:-1]))  # in [0, 1)
     best = q == jnp.max(q, axis=-1, keepdims=True)
-    allowed = jnp.where(explores[..., None], q > -jnp.inf, best)
-    lottery = jnp.where(allowed, jax.random.uniform(key_action, q.shape), -1.0)
-    return jnp.argmax(lottery, axis=-1).astype(jnp.int32)
+    allowed = jnp.where((coin < epsilon)[..., None], q > -jnp.inf, best)
+    place = jnp.cumsum(allowed, axis=-1, dtype=jnp.int32)
+    winner = jnp.minimum((lottery * place[..., -1]).astype(jnp.int32), place[..., -1] - 1)
+    return jnp.sum(place <= winner[..., None], axis=-1, dtype=jnp.int32)
 
 
 def linear_epsilon(env_steps, final, exploration_steps) -> Array:

@@ -29,7 +29,7 @@ REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
 # Two compilations of a network round differently; 200 updates apart they may differ by this. Tables: not at all.
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 
-OFTEN = "q-iteration", "q-learning", "dqn", "rainbow"  # the others are marked slow
+OFTEN = "q-iteration", "q-learning", "dqn", "pqn"  # the others are marked slow
 
 
 def of(names):

@@ -101,7 +101,8 @@ def _cumulative(probability):
 
 def _draw(key, cumulative):
     """An index drawn from cumulative probabilities [K]: one of probability 0 never is, for it adds nothing."""
-    return jnp.searchsorted(cumulative, jax.random.uniform(key), side="right")
+    method = "compare_all" if cumulative.size <= 16 else "scan"  # a few are compared faster than searched
+    return jnp.searchsorted(cumulative, jax.random.uniform(key), side="right", method=method)
 
 
 class Endless(NamedTuple):
@@ -146,8 +147,9 @@ def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_
 
     def step(env, action):
         episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
-        played, reward, terminated = world.step(_address(env.key, episode, clock), env.state, action)
-        fresh = world.reset(_address(env.key, episode, 0))
+        key = _address(env.key, episode, clock)  # clock is 0 where a world resets itself, and only there
+        played, reward, terminated = world.step(key, env.state, action)
+        fresh = world.reset(key)
         state = jax.tree.map(lambda new, old: jnp.where(env.over, new, old), fresh, played)
         late = (clock == limit) & ~env.over if limit else jnp.bool_(False)
         terminated = ~env.over & terminated | late & limit_terminates
