@@ -51,11 +51,11 @@ def trained(name, devices, **changes):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("q-learning", {}),
-        ("pqn", {}),
         ("dqn", dict(groups=1)),
-        ("dqn", dict(groups=16)),
-        ("per-dqn", dict(groups=8)),
+        ("per-dqn", dict(groups=16)),
+        pytest.param("dqn", dict(groups=8), marks=pytest.mark.slow),
+        pytest.param("q-learning", {}, marks=pytest.mark.slow),
+        pytest.param("pqn", {}, marks=pytest.mark.slow),
         pytest.param("rainbow", dict(groups=8), marks=pytest.mark.slow),
         pytest.param("iqn", dict(groups=8), marks=pytest.mark.slow),
     ],
@@ -75,9 +75,9 @@ def test_eight_devices_equal_one(name, changes):
             assert [shard.data.shape[1] for shard in x.addressable_shards] == [WORLDS // 8] * 8
 
 
-def collectives(f, *args):
-    """[(kind, most numbers in one of its arrays)] of the compiled program."""
-    found = COLLECTIVE.findall(f.lower(*args).compile().as_text())
+def collectives(compiled):
+    """[(kind, most numbers in one of its arrays)] of a compiled program."""
+    found = COLLECTIVE.findall(compiled.as_text())
     return [(kind, max(_size(shape) for shape in re.findall(r"\[([\d,]*)\]", types))) for types, kind in found]
 
 
@@ -94,7 +94,7 @@ def placed_shapes(tree):
 FRAMES = jax.ShapeDtypeStruct((WORLDS, 4, 36, 36), jnp.uint8, sharding=mesh.over_worlds(DEVICES))
 
 
-@pytest.mark.parametrize("convolution", ["xla", "products"])
+@pytest.mark.parametrize("convolution", ["xla", pytest.param("products", marks=pytest.mark.slow)])
 def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]
@@ -102,38 +102,36 @@ def test_learning_communicates_once(convolution):
     agent = mesh.sharded(entry.make(config, Spec(obs=FRAMES, num_actions=6, num_worlds=WORLDS, stack=4)), DEVICES)
     state = placed_shapes(jax.eval_shape(agent.init, jax.random.key(0), FRAMES, hyper_of(config)))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    assert collectives(agent.learn, state) == [("all-reduce", parameters + 2)]  # and the loss and the weights
+    assert collectives(agent.learn.lower(state).compile()) == [
+        ("all-reduce", parameters + 2)
+    ]  # and the loss and the weights
     step = placed_shapes(jax.eval_shape(blank_step, FRAMES))
-    assert collectives(agent.observe, state, step) == [("all-reduce", 1)]  # the count of env steps
-    assert collectives(agent.act, state, FRAMES) == []
-
-
-def test_priorities_cost_no_second_gradient():
-    agent, hyper, _ = agent_of("per-dqn", groups=8)
-    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(WORLDS, jnp.int32), mesh.over_worlds(DEVICES))
-    state = agent.init(jax.random.key(0), obs, hyper)
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
-    sizes = [size for kind, size in collectives(agent.learn, state) if kind == "all-reduce"]
-    assert [size for size in sizes if size > 1] == [parameters + 2]
+    assert collectives(agent.observe.lower(state, step).compile()) == [("all-reduce", 1)]  # the count of env steps
+    assert collectives(agent.act.lower(state, FRAMES).compile()) == []
 
 
 def test_the_store_is_shared_out_from_the_start_and_written_in_place():
-    agent, hyper, _ = agent_of("dqn", groups=8)
+    """Of prioritised replay too, whose learning communicates more than once; but the gradient does only once."""
+    agent, hyper, _ = agent_of("per-dqn", groups=8)
     agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(WORLDS, jnp.int32), mesh.over_worlds(DEVICES))
     state = agent.init(jax.random.key(0), obs, hyper)
+    step = jax.device_put(blank_step(obs), mesh.over_worlds(DEVICES))
 
     def places(tree):
         return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
 
     every = places(state._replace(key=()))
     assert len(set(every)) == len(every), "two arrays share a buffer"
-    before = places(state.data.rows)
-    state = agent.observe(state, jax.device_put(blank_step(obs), mesh.over_worlds(DEVICES)))
-    state, _ = agent.learn(state)
+    before, learn = places(state.data.rows), agent.learn.lower(state).compile()
+    for _ in range(2):
+        state, _ = learn(agent.observe(state, step))
     assert places(state.data.rows) == before
     assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_worlds(DEVICES, axis=1), 2)
+    sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
+    assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
 
 
+@pytest.mark.slow
 def test_a_part_of_the_devices_will_do():
     four = Mesh(jax.devices()[:4], ("worlds",))
     (many, _), (one, _) = (trained("dqn", devices, groups=4) for devices in (four, None))
