@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         explore as explore,
         loop as loop,
         losses as losses,
+        mesh as mesh,
         networks as networks,
         planning as planning,
         replay as replay,
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "": "agents bellman conformance distributional envs explore loop losses networks planning replay tabular"
-    " truth types",
+    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning replay"
+    " tabular truth types",
     ".agents": "REGISTRY Entry",
     ".errors": "UserError",
     ".lab.runs": "Run open_run",

@@ -68,11 +68,13 @@ def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int) -> Transi
 class _Storage:
     """What both kinds of replay share: where rows lie, and which can be drawn."""
 
-    def __init__(self, capacity: int, n_step: int, stack: int):
-        self.capacity, self.n_step, self.stack = capacity, n_step, stack
+    def __init__(self, capacity: int, n_step: int, stack: int, groups: int):
+        self.capacity, self.n_step, self.stack, self.groups = capacity, n_step, stack, groups
         self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
 
     def init(self, first: Step) -> Ring:
+        if len(first.real) % self.groups:
+            raise ValueError(f"groups is {self.groups}; it must divide the {len(first.real)} worlds")
         first = first._replace(obs=self._newest(first.obs), next_obs=())
         slots = -(-self.capacity // len(first.real)) + self.margin
         rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
@@ -92,6 +94,30 @@ class _Storage:
         one = functools.partial(fold, ring.rows, gamma=gamma, n_step=self.n_step, stack=self.stack)
         return jax.vmap(one)(t, world, weight)
 
+    def each(self, f, ring: Ring, *args):
+        """f(ring, *args) of every group: a ring of its worlds and tree, its part of args [N]; results [groups, ...]."""
+        if self.groups == 1:
+            return f(ring, *args)
+        rows = jax.tree.map(lambda x: x.reshape(len(x), self.groups, -1, *x.shape[2:]), ring.rows)
+        parts = jax.tree.map(lambda x: x.reshape(self.groups, -1, *x.shape[1:]), args)
+        axes = Ring(rows=1, count=None, priorities=0, largest=None)
+        return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
+
+    def sample(self, draw, ring: Ring, key, batch_size: int, gamma) -> Transition:
+        """The rows [N] that draw(ring, key, N) -> (t, world, weight, index) finds, as many in every group."""
+        if batch_size % self.groups:
+            raise ValueError(f"groups is {self.groups}; it must divide the batch of {batch_size}")
+
+        def of_group(ring, group):
+            own = key if self.groups == 1 else jax.random.fold_in(key, group[0])
+            t, world, weight, index = draw(ring, own, batch_size // self.groups)
+            return self.fold(ring, t, world, weight, gamma)._replace(index=index)
+
+        batch = self.each(of_group, ring, jnp.arange(self.groups))
+        if self.groups > 1:
+            batch = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch)
+        return batch
+
     def _newest(self, obs):
         return jax.tree.map(lambda x: x[:, -1], obs) if self.stack > 1 else obs
 
@@ -100,13 +126,15 @@ def _put(store, tick, new):
     return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
 
 
-def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1) -> Replay:
+def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int = 1) -> Replay:
     """Draws uniformly from the real rows among the newest `capacity` whose whole stack and window are stored.
 
     Args:
       capacity: rows [B worlds x ticks] that can be drawn, rounded up to whole ticks.
       n_step: steps folded into a transition.
       stack: above 1, observations are [B, stack, ...], newest last; single frames are kept, stacks are views.
+      groups: equal parts of the worlds that are drawn from apart, each as many rows; on a mesh whose devices they are
+        shared out among, no row leaves its device. It must divide B and N. Rows of a group that resets more weigh more.
 
     Returns:
       init(first Step) -> ring: the storage; the first observation is stored, the Step itself is not.
@@ -120,29 +148,34 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1) -> Replay:
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [1. 1. 1. 1.]
     """
-    storage = _Storage(capacity, n_step, stack)
+    storage = _Storage(capacity, n_step, stack, groups)
 
-    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
+    def draw(ring: Ring, key, size: int):
         """Of some candidates each draw keeps the first valid one, which leaves it uniform; weight 0 if none is."""
         (slots, worlds), (start, end) = ring.rows.real.shape, storage.drawable(ring)
-        t = jax.random.randint(jax.random.fold_in(key, 0), (TRIES, batch_size), start, end)
-        world = jax.random.randint(jax.random.fold_in(key, 1), (TRIES, batch_size), 0, worlds)
+        t = jax.random.randint(jax.random.fold_in(key, 0), (TRIES, size), start, end)
+        world = jax.random.randint(jax.random.fold_in(key, 1), (TRIES, size), 0, worlds)
         valid = ring.rows.real[t % slots, world] & (t < end)  # t == start == end while no window is complete
         first = jnp.argmax(valid, axis=0)[None]
         t, world, valid = (jnp.take_along_axis(x, first, axis=0)[0] for x in (t, world, valid))
-        return storage.fold(ring, t, world, valid.astype(ring.rows.reward.dtype), gamma)
+        return t, world, valid.astype(ring.rows.reward.dtype), ()
+
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
+        return storage.sample(draw, ring, key, batch_size, gamma)
 
     return Replay(init=storage.init, add=storage.add, sample=sample)
 
 
-def prioritised_replay(capacity: int, n_step: int = 1, stack: int = 1, epsilon: float = 1e-6) -> Replay:
+def prioritised_replay(
+    capacity: int, n_step: int = 1, stack: int = 1, epsilon: float = 1e-6, groups: int = 1
+) -> Replay:
     """Draws rows with odds p, where p = (|TD error| + epsilon)**alpha, and of a new row the greatest p that ever was.
 
     A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
     not real. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
 
     Args:
-      capacity, n_step, stack: as in `uniform_replay`.
+      capacity, n_step, stack, groups: as in `uniform_replay`; weights undo what groups do to the odds as well.
       epsilon: keeps rows without an error in play.
 
     Returns:
@@ -158,32 +191,42 @@ def prioritised_replay(capacity: int, n_step: int = 1, stack: int = 1, epsilon: 
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [2. 2. 2. 2.]
     """
-    storage = _Storage(capacity, n_step, stack)
+    storage = _Storage(capacity, n_step, stack, groups)
 
     def init(first: Step) -> Ring:
         ring = storage.init(first)
-        return ring._replace(priorities=sum_tree.zeros(ring.rows.real.size), largest=jnp.ones(()))
+        tree = storage.each(lambda ring: sum_tree.zeros(ring.rows.real.size), ring)
+        return ring._replace(priorities=tree, largest=jnp.ones(()))
 
-    def add(ring: Ring, step: Step) -> Ring:
-        ring = storage.add(ring, step)
+    def enter(ring: Ring):
         (slots, worlds), start = ring.rows.real.shape, storage.drawable(ring)[0]
         left, entered = (start - 1) % slots, (ring.count - n_step) % slots  # a tick below 0 falls in a blank slot
         index = jnp.stack([left, entered])[:, None] * worlds + jnp.arange(worlds)[None]
         new = jnp.where(ring.rows.real[entered], ring.largest, 0)
         value = jnp.stack([jnp.zeros_like(new), new])
-        return ring._replace(priorities=sum_tree.write(ring.priorities, index.ravel(), value.ravel()))
+        return sum_tree.write(ring.priorities, index.ravel(), value.ravel())
 
-    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
-        index, worlds = sum_tree.draw(ring.priorities, key, batch_size), ring.rows.real.shape[1]
+    def add(ring: Ring, step: Step) -> Ring:
+        ring = storage.add(ring, step)
+        return ring._replace(priorities=storage.each(enter, ring))
+
+    def draw(ring: Ring, key, size: int, beta):
+        index, worlds = sum_tree.draw(ring.priorities, key, size), ring.rows.real.shape[1]
         odds = sum_tree.read(ring.priorities, index) / sum_tree.total(ring.priorities)
         weight = jnp.where(odds > 0, jnp.where(odds > 0, odds, 1) ** -beta, 0)
-        weight = (weight / jnp.maximum(jnp.max(weight), 1)).astype(ring.rows.reward.dtype)
-        return storage.fold(ring, index // worlds, index % worlds, weight, gamma)._replace(index=index)
+        return index // worlds, index % worlds, weight, index
+
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
+        batch = storage.sample(functools.partial(draw, beta=beta), ring, key, batch_size, gamma)
+        weight = batch.weight / jnp.maximum(jnp.max(batch.weight), 1)
+        return batch._replace(weight=weight.astype(ring.rows.reward.dtype))
+
+    def change(ring: Ring, index, value):
+        value = jnp.where(sum_tree.read(ring.priorities, index) > 0, value, 0)
+        return sum_tree.write(ring.priorities, index, value), jnp.max(value)
 
     def update(ring: Ring, index, td_errors, alpha) -> Ring:
-        value = (jnp.abs(td_errors) + epsilon) ** alpha
-        value = jnp.where(sum_tree.read(ring.priorities, index) > 0, value, 0)
-        tree = sum_tree.write(ring.priorities, index, value)
-        return ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(value)))
+        tree, largest = storage.each(change, ring, index, (jnp.abs(td_errors) + epsilon) ** alpha)
+        return ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(largest)))
 
     return Replay(init=init, add=add, sample=sample, update=update)

@@ -13,7 +13,7 @@ import jaxql
 ROOT = Path(jaxql.__file__).parent
 EDGE = {"envs", "lab", "cli", "__main__", "__init__"}
 EQUATIONS = {"bellman", "distributional", "losses", "planning", "tabular", "truth", "conformance"}
-CORE = EQUATIONS | {"types", "explore", "replay", "sum_tree", "convolution", "networks", "heads", "loop"}
+CORE = EQUATIONS | {"types", "explore", "replay", "sum_tree", "convolution", "networks", "heads", "loop", "mesh"}
 MAY_IMPORT = {  # module of the core: what it may import of the package, besides its own parts
     "types": set(),
     "errors": set(),
@@ -28,10 +28,11 @@ MAY_IMPORT = {  # module of the core: what it may import of the package, besides
     "sum_tree": {"types"},
     "replay": {"types", "sum_tree"},
     "loop": {"types"},
+    "mesh": {"types"},
     "convolution": {"types"},
     "heads": {"types", "losses", "distributional"},
     "networks": {"types", "convolution"},
-    "agents": CORE - {"loop"} | {"errors"},
+    "agents": CORE - {"loop", "mesh"} | {"errors"},
 }
 WORLDLY = {"gymnasium", "ale_py", "os", "time", "pathlib", "sys", "io", "tyro", "rich", "tensorboardX", "imageio"}
 

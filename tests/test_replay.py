@@ -175,9 +175,39 @@ def test_weights_undo_the_odds(beta=0.7):
     np.testing.assert_allclose(batch.weight, (np.array([1.0, 2, 5, 9]) ** -beta)[batch.index], rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
+def test_groups_draw_from_their_own_worlds(kind, ticks=5):
+    replay = kind(capacity=40, groups=4)
+    step = blank_step(jnp.arange(8))._replace(real=jnp.arange(8) != 3)
+    ring = replay.init(step)
+    for _ in range(ticks):
+        ring = replay.add(ring, step)
+    batch = replay.sample(ring, jax.random.key(0), 400, 0.9)
+    assert batch.obs.shape == batch.weight.shape == (400,)
+    assert jnp.all(batch.weight == 1)
+    drawn = [set(np.unique(part)) for part in np.asarray(batch.obs).reshape(4, 100)]
+    assert drawn == [{0, 1}, {2}, {4, 5}, {6, 7}]
+    if kind == uniform_replay:
+        assert len({tuple(part % 2) for part in np.asarray(batch.obs).reshape(4, 100)}) == 4, "the groups draw alike"
+    with pytest.raises(ValueError, match="groups is 4; it must divide the batch of 30"):
+        replay.sample(ring, jax.random.key(0), 30, 0.9)
+
+
+def test_weights_undo_what_groups_do_to_the_odds(beta=0.7):
+    replay, p = prioritised_replay(capacity=8, groups=2), np.array([1.0, 2.0, 5.0, 9.0])
+    step = blank_step(jnp.arange(4))._replace(real=jnp.ones(4, bool))
+    ring = replay.add(replay.init(step), step)
+    ring = replay.update(ring, jnp.array([0, 1, 0, 1]), p, 1.0)  # indices count within a group
+    batch = replay.sample(ring, jax.random.key(0), 4_000, 0.9, beta)
+    odds = p / np.repeat([3, 14], 2) / 2
+    np.testing.assert_allclose(np.bincount(batch.obs, minlength=4) / 4_000, odds, atol=2e-3)
+    np.testing.assert_allclose(batch.weight, ((odds / odds.min()) ** -beta)[batch.obs], rtol=1e-5)
+
+
 def test_writes_are_in_place():
     step = blank_step(jnp.zeros((2, 4, 84, 84), jnp.uint8))
-    for replay in (uniform_replay(500, 3, 4), prioritised_replay(500, 3, 4)):
+    kinds = uniform_replay, prioritised_replay
+    for replay in (kind(500, 3, 4, groups=groups) for kind in kinds for groups in (1, 2)):
         ring = replay.init(step)
         pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(ring)]
         ring = jax.jit(replay.add, donate_argnums=0)(ring, step)

@@ -9,10 +9,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
+from jax.sharding import PartitionSpec
 
 from jaxql import explore
 from jaxql.errors import UserError
-from jaxql.types import Array, Step
+from jaxql.types import Array, Step, Transition
 
 INIT, ACT, LEARN, ACT_DRAWS, LEARN_DRAWS = range(5)  # what a key is for; DRAWS: noise and fractions of the network
 
@@ -124,6 +126,38 @@ def learning_rate_of(state: State) -> Array:
     hyper = state.hyper
     fallen = jnp.clip((state.updates - hyper.decay_from) / hyper.decay_updates, 0, 1)
     return hyper.learning_rate * (1 + (hyper.decay_to - 1) * fallen)
+
+
+def grouped_gradient(loss: Callable, params, batch: Transition, key, groups: int):
+    """`jax.value_and_grad(loss, has_aux=True)(params, batch, key)`, of `groups` parts of the batch and then their mean.
+
+    Args:
+      loss: (params, batch, key) -> (a mean weighted by batch.weight, auxiliary results [N]).
+      batch: N rows, of which each group has its N / groups.
+      key: None or a key, of which every group has its own.
+
+    All that is summed over groups is one vector, so that on a mesh one all-reduce carries the gradient.
+    """
+    value_and_gradient = jax.value_and_grad(loss, has_aux=True)
+    if groups == 1:
+        return value_and_gradient(params, batch, key)
+
+    def of_group(params, batch, group):
+        own = None if key is None else jax.random.fold_in(key, group)
+        (value, results), gradient = value_and_gradient(params, batch, own)
+        weight = jnp.sum(batch.weight)
+        return jnp.append(weight * jnp.append(ravel_pytree(gradient)[0], value), weight), results
+
+    parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+    of_groups, mesh = jax.vmap(of_group, in_axes=(None, 0, 0)), jax.sharding.get_abstract_mesh()
+    if not mesh.empty and groups % mesh.size == 0:  # said outright: XLA would gather what grouped convolutions read
+        here = PartitionSpec(mesh.axis_names)
+        of_groups = jax.shard_map(of_groups, in_specs=(PartitionSpec(), here, here), out_specs=here, check_vma=False)
+    sums, results = of_groups(params, parts, jnp.arange(groups))
+    sums = jnp.sum(sums, axis=0)
+    mean = sums[:-1] / jnp.maximum(sums[-1], jnp.finfo(sums.dtype).tiny)
+    results = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), results)
+    return (mean[-1], results), ravel_pytree(params)[1](mean[:-1])
 
 
 def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:

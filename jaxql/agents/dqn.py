@@ -20,6 +20,7 @@ from jaxql.agents.base import (
     beta_of,
     epsilon_greedy_on,
     epsilon_of,
+    grouped_gradient,
     learning_rate_of,
     new_state,
     within,
@@ -50,6 +51,9 @@ class Config(RunConfig):
     n_step: int = within(1, 1)  # steps of reward before the bootstrap
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
+    groups: int = within(
+        1, 1
+    )  # parts, of worlds and batch, that draw and learn apart: a mesh's devices, or several each
     capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
     prioritised: bool = False  # rows are drawn in proportion to (|TD error| + 1e-6)**alpha
     alpha: float = within(0.5, 0)  # that exponent
@@ -76,13 +80,20 @@ def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
         name = "nature-cnn" if image else "mlp"
     if name != "mlp" and not image and network is None:
         raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    if spec.num_worlds % config.groups or config.batch_size % config.groups:
+        raise UserError(
+            f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
+            f"({config.batch_size})"
+        )
+    make_replay = prioritised_replay if config.prioritised else uniform_replay
     variant = {name: getattr(config, name) for name in ("dueling", "noisy", "layer_norm", "convolution")}
     limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
     return dqn(
         network or make_network(name, spec, config.hidden, outputs=head.outputs, fractions=head.fractions, **variant),
-        (prioritised_replay if config.prioritised else uniform_replay)(config.capacity, config.n_step, spec.stack),
+        make_replay(config.capacity, config.n_step, spec.stack, groups=config.groups),
         head,
         batch_size=config.batch_size,
+        groups=config.groups,
         double=config.double,
         penalty={"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss],
         optimizer=optax.chain(limit, optax.scale_by_adam(eps=config.adam_epsilon)),
@@ -114,6 +125,7 @@ def dqn(
     head: heads.Head | None = None,
     *,
     batch_size: int = 32,
+    groups: int = 1,
     double: bool = False,
     penalty=optax.huber_loss,
     optimizer=None,
@@ -123,6 +135,7 @@ def dqn(
 ) -> Agent:
     """The agent of any network, replay and head (scalar if None).
 
+    `groups` is the replay's; the gradient of a batch is the weighted mean of theirs, and each has its own noise.
     `optimizer` has no learning rate, which is in `state.hyper`. `draws` says that the network draws noise or fractions,
     so that it needs a key to act and to learn; the policy that is evaluated draws nothing.
     """
@@ -145,15 +158,13 @@ def dqn(
         hyper, updates = state.hyper, state.updates + 1
         key = address(state.key, LEARN, state.updates)
         batch = replay.sample(state.data, key, batch_size, hyper.discount, beta_of(state))
-        (value, (td_errors, q_values)), gradient = jax.value_and_grad(head.loss, has_aux=True)(
-            state.params,
-            state.params if target == "none" else state.target,
-            batch,
-            network.apply,
-            double=double,
-            penalty=penalty,
-            key=address(state.key, LEARN_DRAWS, state.updates) if draws else None,
-        )
+
+        def loss(params, batch, key):
+            followed = state.params if target == "none" else state.target
+            return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
+
+        draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
+        (value, (td_errors, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
         direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         rate = learning_rate_of(state)
         params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)

@@ -30,6 +30,7 @@ def make(
     render: bool = False,
     life_loss: bool = False,
     first_world: int = 0,
+    mesh=None,
     **atari_settings,
 ):
     """B worlds of a Gymnasium or Atari env, as a `jaxql.envs.host.HostEnv`.
@@ -43,6 +44,7 @@ def make(
       render: frames for `render()`.
       life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
       first_world: global number of the first world, where several processes share a batch.
+      mesh: the `jax.sharding.Mesh` whose devices share the worlds, those of other processes too; see `HostEnv`.
       **atari_settings: the same as env_args, for Atari.
 
     Raises:
@@ -57,7 +59,7 @@ def make(
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise UserError(f"num_envs={num_envs!r}: the number of worlds is a whole number, 1 or greater")
-    seeding = dict(seed=seed, purpose=purpose, first_world=first_world)
+    seeding = dict(seed=seed, purpose=purpose, first_world=first_world, mesh=mesh)
     settings = {**(env_args or {}), **atari_settings}
     if _is_atari(env):
         return _atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **seeding)

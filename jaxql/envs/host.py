@@ -11,6 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxql.envs.observations import adapt_observations
 from jaxql.envs.seeding import ActionLog, check_seed, episode_seed
 from jaxql.errors import UserError
+from jaxql.mesh import from_mesh, to_mesh, whole_spec
 from jaxql.types import Spec
 
 
@@ -39,21 +40,32 @@ class HostEnv:
       id: its name in messages.
       seed, purpose: see `episode_seed`.
       first_world: number of the first world, where several processes hold parts of one batch of worlds.
+      mesh: its devices share the worlds of all processes, of which these are this one's part: arrays are global, `step`
+        reads the actions of its own worlds, `spec` is of all of them, and `first_world` follows from the mesh.
       notes: lines for the person who runs this, such as a version that was replaced.
 
     Attributes:
       spec: `jaxql.types.Spec`; actions are 0..A-1 int32, whatever the start of the env's Discrete space.
 
     Raises:
-      UserError: one line, if the env's action or observation space or its autoreset mode is not supported.
+      UserError: one line, if the env's action or observation space or its autoreset mode is not supported, or this
+        process's devices of the mesh do not divide its worlds.
     """
 
     stack = 1
 
     def __init__(
-        self, env: VectorEnv, id: str, *, seed: int = 0, purpose: str = "train", first_world: int = 0, notes=()
+        self,
+        env: VectorEnv,
+        id: str,
+        *,
+        seed: int = 0,
+        purpose: str = "train",
+        first_world: int = 0,
+        mesh: jax.sharding.Mesh | None = None,
+        notes=(),
     ):
-        self.id, self.notes = id, list(notes)
+        self.id, self.notes, self._mesh = id, list(notes), mesh
         self._seed, self._purpose, self._first_world = check_seed(seed), purpose, first_world
         episode_seed(self._seed, purpose, 0, 0)  # refuses an unknown purpose
         check_mode(env, id)
@@ -64,6 +76,10 @@ class HostEnv:
         self.spec = Spec(
             obs=obs, num_actions=int(actions.n), num_worlds=env.num_envs, num_states=num_states, stack=self.stack
         )
+        if mesh is not None:
+            if env.num_envs % len(mesh.local_devices):
+                raise UserError(f"{id}: {len(mesh.local_devices)} devices cannot share {env.num_envs} worlds equally")
+            self.spec, self._first_world = whole_spec(self.spec, mesh)
         self._action_start, self._action_dtype = actions.start, actions.dtype
         self._reward_dtype = jnp.result_type(float)
         self._episode = np.full(env.num_envs, -1)  # the number of each world's current episode
@@ -74,11 +90,12 @@ class HostEnv:
     # ------------------------------------------------------------------------------------------------ the loop's side
     def reset(self):
         """Begins every world's next episode and returns the observations [B, ...]."""
-        everyone = np.ones(self.spec.num_worlds, bool)
-        return jax.tree.map(jnp.asarray, self._checked_obs(self._begin(everyone)))
+        return self._hand_over(self._begin(np.ones(len(self._over), bool)))
 
     def step(self, env, action):
         """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
+        if self._mesh is not None:
+            return (), to_mesh(self.tick(from_mesh(action)), self._mesh)
         obs, reward, terminated, truncated, real = self.tick(action)
         return (), _on_device(obs, reward, np.stack([terminated, truncated, real]))
 
@@ -148,13 +165,18 @@ class HostEnv:
             _, (obs, *_) = self.step((), action)
         waited = self._begin_again(episode, ticks == 0)
         self._finished = []
-        return obs if waited is None else jax.tree.map(jnp.asarray, self._checked_obs(waited))
+        return obs if waited is None else self._hand_over(waited)
 
     def _begin_again(self, episode, mask):
         if not mask.any():
             return None
         self._episode[mask] = episode[mask] - 1
         return self._begin(mask)
+
+    def _hand_over(self, raw_obs):
+        """Observations as the agent sees them, of all worlds if there is a mesh."""
+        obs = self._checked_obs(raw_obs)
+        return jax.tree.map(jnp.asarray, obs) if self._mesh is None else to_mesh(obs, self._mesh)
 
     # ------------------------------------------------------------------------------------------------ the env's side
     def _play(self, action):
@@ -189,7 +211,7 @@ class HostEnv:
 
     # ------------------------------------------------------------------------------------------------------ the checks
     def _checked_action(self, action):
-        action, size, worlds = np.asarray(action), self.spec.num_actions, self.spec.num_worlds
+        action, size, worlds = np.asarray(action), self.spec.num_actions, len(self._over)
         if action.shape != (worlds,) or action.dtype.kind not in "iu":
             raise UserError(
                 f"{self.id}: actions are {worlds} integers, one a world, not {action.dtype} of shape {action.shape}"

@@ -1,0 +1,125 @@
+"""Data parallelism: the worlds, and all that is stored of them, are shared out among the devices of a mesh.
+
+Parameters, optimiser and counters are on every device. Only placement changes, so n devices compute what one does.
+"""
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxql.types import Agent, Spec, Step
+
+
+def over_worlds(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of arrays whose axis `axis` is the worlds: equal parts of it, in order, on the devices of the mesh.
+
+    >>> over_worlds(jax.make_mesh((1,), ("worlds",)), axis=1).spec
+    P(None, 'worlds')
+    """
+    return _on(mesh, *[None] * axis, mesh.axis_names)
+
+
+def _on(mesh: Mesh, *axes) -> NamedSharding:
+    """Of axes that the compiler may use as it sees fit: explicit ones, as of `jax.make_mesh`, are made so."""
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
+
+
+def shardings(tree, mesh: Mesh):
+    """A sharding for every leaf: Steps, stored ones too, are shared out by worlds; all else is on every device.
+
+    Args:
+      tree: an agent's state, or any other tree; arrays or their shapes.
+      mesh: its devices share the worlds, whatever the names of its axes.
+
+    >>> from jaxql.replay import blank_step
+    >>> step = blank_step(jax.numpy.zeros((2, 3)))
+    >>> found = shardings({"step": step, "count": 0}, jax.make_mesh((1,), ("worlds",)))
+    >>> found["step"].reward.spec, found["count"].spec
+    (P('worlds',), P())
+    """
+
+    def of(x):
+        if not isinstance(x, Step):
+            return _on(mesh)
+        where = over_worlds(mesh, axis=len(x.real.shape) - 1)  # [B], or [T, B] where ticks are stored
+        return jax.tree.map(lambda _: where, x)
+
+    return jax.tree.map(of, tree, is_leaf=lambda x: isinstance(x, Step))
+
+
+def sharded(agent: Agent, mesh: Mesh) -> Agent:
+    """The agent compiled for a mesh, as `loop.compiled` does for one device; `observe` and `learn` donate the state.
+
+    Give it observations and rows that are `over_worlds`. The numbers are those of one device, to rounding. A learner of
+    `groups` (see `jaxql.agents.dqn.Config`), a multiple of the devices, draws and differentiates on each of them apart
+    and learns with one all-reduce; with fewer groups every device learns from the whole batch.
+
+    Args:
+      agent: its pure functions, not yet compiled.
+      mesh: its devices must divide the worlds.
+
+    >>> from jaxql.agents import REGISTRY
+    >>> from jaxql.envs.worlds import catch, endless
+    >>> from jaxql.agents.base import hyper_of
+    >>> config, mesh = REGISTRY["dqn"].config(), jax.make_mesh((1,), ("worlds",))
+    >>> agent = sharded(REGISTRY["dqn"].make(config, catch().spec(8)), mesh)
+    >>> begin, env_step = endless(catch(), num_worlds=8)
+    >>> env, obs = jax.device_put(begin(jax.random.key(0)), over_worlds(mesh))
+    >>> state = agent.init(jax.random.key(0), obs, hyper_of(config))
+    >>> [shard.data.shape for shard in state.data.rows.reward.addressable_shards]  # [T, B / devices] on each
+    [(12501, 8)]
+    """
+
+    def placed(f):
+        def placed_f(*args):
+            with jax.sharding.use_abstract_mesh(over_worlds(mesh).mesh.abstract_mesh):
+                results = f(*args)
+            return jax.lax.with_sharding_constraint(results, shardings(results, mesh))
+
+        return placed_f
+
+    return agent._replace(
+        init=jax.jit(placed(agent.init)),
+        act=jax.jit(agent.act, out_shardings=over_worlds(mesh)),
+        observe=jax.jit(placed(agent.observe), donate_argnums=0),
+        learn=jax.jit(placed(agent.learn), donate_argnums=0),
+        policy=jax.jit(agent.policy),
+    )
+
+
+def to_mesh(tree, mesh: Mesh):
+    """Global arrays [B, ...] of worlds from the part [B / processes, ...] that this process has, as NumPy arrays.
+
+    They are copies. With one process the part is the whole.
+
+    >>> print(to_mesh(np.arange(3), jax.make_mesh((1,), ("worlds",))))
+    [0 1 2]
+    """
+    where = over_worlds(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, np.array(x)), tree)
+
+
+def whole_spec(spec: Spec, mesh: Mesh) -> tuple[Spec, int]:
+    """The Spec of the worlds of all processes, from that of this process's, and the number of the first of these.
+
+    >>> from jaxql.envs.worlds import catch
+    >>> spec, first = whole_spec(catch().spec(8), jax.make_mesh((1,), ("worlds",)))
+    >>> spec.num_worlds, first
+    (8, 0)
+    """
+    worlds = spec.num_worlds * mesh.size // len(mesh.local_devices)
+    mine = over_worlds(mesh).addressable_devices_indices_map((worlds,)).values()
+    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((worlds, *x.shape[1:]), x.dtype), spec.obs)
+    return spec._replace(obs=obs, num_worlds=worlds), min(index[0].start or 0 for index in mine)
+
+
+def from_mesh(x) -> np.ndarray:
+    """The part of an array [B] `over_worlds` that is on this process's devices: the inverse of `to_mesh`.
+
+    >>> print(from_mesh(to_mesh(np.arange(3), jax.make_mesh((1,), ("worlds",)))))
+    [0 1 2]
+    """
+    if not isinstance(x, jax.Array) or x.is_fully_addressable:
+        return np.asarray(x)
+    parts = {shard.index[0].start: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])

@@ -1,0 +1,140 @@
+"""The laws of a mesh, which need 8 devices: `test_mesh.py` runs them in a process that has so many."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from jaxql import agents, loop, mesh
+from jaxql.agents.base import hyper_of
+from jaxql.envs.worlds import catch, endless
+from jaxql.replay import Ring, blank_step
+from jaxql.types import Spec
+
+WORLDS, DEVICES = 16, Mesh(jax.devices(), ("worlds",))
+SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
+TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
+COLLECTIVE = re.compile(r"= (.*) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
+
+
+def agent_of(name, **changes):
+    """(agent, hyper, plan) of some updates on Catch."""
+    entry = agents.REGISTRY[name]
+    settings, plan = entry.named | changes, dict(warmup=10, rounds=10, ticks=2, updates=4)
+    if entry.config is agents.REGISTRY["dqn"].config:
+        settings = SMALL | settings
+    elif name == "pqn":
+        settings, plan = dict(ticks=8, updates=4, minibatches=4, hidden=(32,)), plan | dict(warmup=0, ticks=8)
+    else:
+        plan = dict(warmup=0, rounds=40, ticks=1, updates=1)
+    config = entry.config(**settings)
+    hyper = hyper_of(config)._replace(learning_rate=1e-3, discount=0.9, exploration_steps=500.0)
+    return entry.make(config, catch().spec(WORLDS)), hyper, plan
+
+
+def trained(name, devices, **changes):
+    """(state, obs) after training; on the first device alone if `devices` is None."""
+    agent, hyper, plan = agent_of(name, **changes)
+    agent = mesh.sharded(agent, devices) if devices else loop.compiled(agent)
+    begin, env_step = endless(catch(), num_worlds=WORLDS)
+    env, obs = begin(jax.random.key(0))
+    if devices:
+        env, obs = jax.device_put((env, obs), mesh.over_worlds(devices))
+    carry = agent.init(jax.random.key(0), obs, hyper), env, obs
+    (state, _, obs), _ = loop.train(agent, jax.jit(env_step), carry, **plan, scan=loop.host_scan)
+    return state, obs
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("dqn", dict(groups=1)),
+        ("per-dqn", dict(groups=16)),
+        pytest.param("dqn", dict(groups=8), marks=pytest.mark.slow),
+        pytest.param("q-learning", {}, marks=pytest.mark.slow),
+        pytest.param("pqn", {}, marks=pytest.mark.slow),
+        pytest.param("rainbow", dict(groups=8), marks=pytest.mark.slow),
+        pytest.param("iqn", dict(groups=8), marks=pytest.mark.slow),
+    ],
+)
+def test_eight_devices_equal_one(name, changes):
+    (many, obs), (one, _) = trained(name, DEVICES, **changes), trained(name, None, **changes)
+    for x, y in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=TOLERANCE)
+        assert x.is_fully_replicated
+    assert many.updates == one.updates == 40
+    assert many.env_steps == one.env_steps
+    shards = {shard.data.shape for shard in obs.addressable_shards}
+    assert shards == {(WORLDS // 8,)}
+    if isinstance(many.data, Ring):
+        np.testing.assert_array_equal(many.data.rows.action, one.data.rows.action)
+        for x in jax.tree.leaves(many.data.rows):
+            assert [shard.data.shape[1] for shard in x.addressable_shards] == [WORLDS // 8] * 8
+
+
+def collectives(compiled):
+    """[(kind, most numbers in one of its arrays)] of a compiled program."""
+    found = COLLECTIVE.findall(compiled.as_text())
+    return [(kind, max(_size(shape) for shape in re.findall(r"\[([\d,]*)\]", types))) for types, kind in found]
+
+
+def _size(shape):
+    return int(np.prod([int(x) for x in shape.split(",") if x], initial=1))
+
+
+def placed_shapes(tree):
+    return jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, mesh.shardings(tree, DEVICES)
+    )
+
+
+FRAMES = jax.ShapeDtypeStruct((WORLDS, 4, 36, 36), jnp.uint8, sharding=mesh.over_worlds(DEVICES))
+
+
+@pytest.mark.parametrize("convolution", ["xla", pytest.param("products", marks=pytest.mark.slow)])
+def test_learning_communicates_once(convolution):
+    """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
+    entry = agents.REGISTRY["dqn"]
+    config = entry.config(groups=8, capacity=160, network="nips-cnn", convolution=convolution)
+    agent = mesh.sharded(entry.make(config, Spec(obs=FRAMES, num_actions=6, num_worlds=WORLDS, stack=4)), DEVICES)
+    state = placed_shapes(jax.eval_shape(agent.init, jax.random.key(0), FRAMES, hyper_of(config)))
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    assert collectives(agent.learn.lower(state).compile()) == [
+        ("all-reduce", parameters + 2)
+    ]  # and the loss and the weights
+    step = placed_shapes(jax.eval_shape(blank_step, FRAMES))
+    assert collectives(agent.observe.lower(state, step).compile()) == [("all-reduce", 1)]  # the count of env steps
+    assert collectives(agent.act.lower(state, FRAMES).compile()) == []
+
+
+def test_the_store_is_shared_out_from_the_start_and_written_in_place():
+    """Of prioritised replay too, whose learning communicates more than once; but the gradient does only once."""
+    agent, hyper, _ = agent_of("per-dqn", groups=8)
+    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(WORLDS, jnp.int32), mesh.over_worlds(DEVICES))
+    state = agent.init(jax.random.key(0), obs, hyper)
+    step = jax.device_put(blank_step(obs), mesh.over_worlds(DEVICES))
+
+    def places(tree):
+        return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
+
+    every = places(state._replace(key=()))
+    assert len(set(every)) == len(every), "two arrays share a buffer"
+    before, learn = places(state.data.rows), agent.learn.lower(state).compile()
+    for _ in range(2):
+        state, _ = learn(agent.observe(state, step))
+    assert places(state.data.rows) == before
+    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_worlds(DEVICES, axis=1), 2)
+    sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
+    assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
+
+
+@pytest.mark.slow
+def test_a_part_of_the_devices_will_do():
+    four = Mesh(jax.devices()[:4], ("worlds",))
+    (many, _), (one, _) = (trained("dqn", devices, groups=4) for devices in (four, None))
+    for x, y in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=TOLERANCE)
+        assert len(x.sharding.device_set) == 4
