@@ -1,5 +1,6 @@
 """Gymnasium vector envs as the loop sees them: NEXT_STEP autoreset, device arrays, a seed for every episode."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -37,7 +38,9 @@ class HostEnv:
     Args:
       env: the vector env; make it with `jaxql.envs.make`.
       id: its name in messages.
-      seed, purpose: see `episode_seed`.
+      seed, purpose: see `episode_seed`. A sequence of S seeds splits the worlds into S groups in order, each as it
+        would be alone with its seed: `reset` and `step` then deal in arrays [S, B / S, ...], and `spec` is that of one
+        group; all else still numbers the worlds 0..B-1.
       first_world: number of the first world, where several processes hold parts of one batch of worlds.
       notes: lines for the person who runs this, such as a version that was replaced.
 
@@ -45,24 +48,39 @@ class HostEnv:
       spec: `jaxql.types.Spec`; actions are 0..A-1 int32, whatever the start of the env's Discrete space.
 
     Raises:
-      UserError: one line, if the env's action or observation space or its autoreset mode is not supported.
+      UserError: one line, if the env's action or observation space or its autoreset mode is not supported, or the
+        worlds cannot be split evenly among the seeds.
     """
 
     stack = 1
 
     def __init__(
-        self, env: VectorEnv, id: str, *, seed: int = 0, purpose: str = "train", first_world: int = 0, notes=()
+        self,
+        env: VectorEnv,
+        id: str,
+        *,
+        seed: int | Sequence[int] = 0,
+        purpose: str = "train",
+        first_world: int = 0,
+        notes=(),
     ):
         self.id, self.notes = id, list(notes)
-        self._seed, self._purpose, self._first_world = check_seed(seed), purpose, first_world
-        episode_seed(self._seed, purpose, 0, 0)  # refuses an unknown purpose
+        groups = isinstance(seed, Sequence) and not isinstance(seed, str)
+        self._seeds = [check_seed(each) for each in (seed if groups else [seed])]
+        if not self._seeds or env.num_envs % len(self._seeds):
+            raise UserError(f"{id}: {env.num_envs} worlds cannot be split evenly among {len(self._seeds)} seeds")
+        self._worlds, a_group = env.num_envs, env.num_envs // len(self._seeds)
+        self._shape = (len(self._seeds), a_group) if groups else (a_group,)  # of the worlds, as the agent sees them
+        self._purpose, self._first_world = purpose, first_world
+        episode_seed(self._seeds[0], purpose, 0, 0)  # refuses an unknown purpose
         check_mode(env, id)
         self._env, self._convert, obs, num_states = adapt_observations(env, id)
         actions = env.single_action_space
         if not isinstance(actions, spaces.Discrete):
             raise UserError(f"{id}: its action space is {actions}, and Q-learning needs a Discrete one")
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((a_group, *x.shape[1:]), x.dtype), obs)
         self.spec = Spec(
-            obs=obs, num_actions=int(actions.n), num_worlds=env.num_envs, num_states=num_states, stack=self.stack
+            obs=obs, num_actions=int(actions.n), num_worlds=a_group, num_states=num_states, stack=self.stack
         )
         self._action_start, self._action_dtype = actions.start, actions.dtype
         self._reward_dtype = jnp.result_type(float)
@@ -74,13 +92,15 @@ class HostEnv:
     # ------------------------------------------------------------------------------------------------ the loop's side
     def reset(self):
         """Begins every world's next episode and returns the observations [B, ...]."""
-        everyone = np.ones(self.spec.num_worlds, bool)
-        return jax.tree.map(jnp.asarray, self._checked_obs(self._begin(everyone)))
+        return self._delivered(self._checked_obs(self._begin(np.ones(self._worlds, bool))))
 
     def step(self, env, action):
         """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
+        if len(self._shape) > 1:
+            action = np.asarray(action).reshape(-1)
         obs, reward, terminated, truncated, real = self.tick(action)
-        return (), _on_device(obs, reward, np.stack([terminated, truncated, real]))
+        flags = np.stack([terminated, truncated, real]).reshape(3, *self._shape)
+        return (), _on_device(jax.tree.map(self._grouped, obs), self._grouped(reward), flags)
 
     def tick(self, action, idle=None):
         """One tick in NumPy: (next_obs, reward, terminated, truncated, real).
@@ -148,13 +168,19 @@ class HostEnv:
             _, (obs, *_) = self.step((), action)
         waited = self._begin_again(episode, ticks == 0)
         self._finished = []
-        return obs if waited is None else jax.tree.map(jnp.asarray, self._checked_obs(waited))
+        return obs if waited is None else self._delivered(self._checked_obs(waited))
 
     def _begin_again(self, episode, mask):
         if not mask.any():
             return None
         self._episode[mask] = episode[mask] - 1
         return self._begin(mask)
+
+    def _grouped(self, x):
+        return x.reshape(*self._shape, *x.shape[1:])
+
+    def _delivered(self, obs):
+        return jax.tree.map(lambda x: jnp.asarray(self._grouped(x)), obs)
 
     # ------------------------------------------------------------------------------------------------ the env's side
     def _play(self, action):
@@ -177,8 +203,12 @@ class HostEnv:
         self._over = self._over & ~mask
         self._returns[mask], self._lengths[mask] = 0, 0
         self._log.begin(mask)
-        numbers = [(self._first_world + int(world), int(self._episode[world])) for world in np.flatnonzero(mask)]
-        return self._reset_worlds(mask, [episode_seed(self._seed, self._purpose, *number) for number in numbers])
+        return self._reset_worlds(mask, [self._seed_of(int(world)) for world in np.flatnonzero(mask)])
+
+    def _seed_of(self, world):
+        """The seed of a world's current episode."""
+        group, place = divmod(world, self._shape[-1])
+        return episode_seed(self._seeds[group], self._purpose, self._first_world + place, int(self._episode[world]))
 
     def _count(self, reward, real, over):
         self._returns += reward
@@ -189,7 +219,7 @@ class HostEnv:
 
     # ------------------------------------------------------------------------------------------------------ the checks
     def _checked_action(self, action):
-        action, size, worlds = np.asarray(action), self.spec.num_actions, self.spec.num_worlds
+        action, size, worlds = np.asarray(action), self.spec.num_actions, self._worlds
         if action.shape != (worlds,) or action.dtype.kind not in "iu":
             raise UserError(
                 f"{self.id}: actions are {worlds} integers, one a world, not {action.dtype} of shape {action.shape}"
