@@ -1,6 +1,5 @@
 """Many seeds at once: each is what it is alone, in its files too, and they end one by one."""
 
-import json
 import signal
 
 import gymnasium as gym
@@ -19,7 +18,8 @@ from jaxql.lab.files import read_config
 # What falls due is no multiple of a round, and resets put the seeds out of step with one another.
 POND = dict(is_slippery=False, desc=["SFF", "FHF", "FFG"])
 LAKE = dict(agent="q-learning", env="FrozenLake-v1", env_args=POND, quiet=True, steps=1_200, num_envs=4,
-            warmup_steps=50, log_every=90, test_every=130, test_episodes=2, learning_rate=0.8)  # fmt: skip
+            warmup_steps=50, log_every=90, test_every=130, test_episodes=2, learning_rate=0.8,
+            exploration_steps=800, solved_at=0.9)  # fmt: skip
 POLE = dict(agent="dqn", env="CartPole-v1", quiet=True, steps=600, warmup_steps=150, test_every=350, test_from=1e9,
             log_every=130, num_envs=4, updates=1, hidden=(16,))  # fmt: skip
 
@@ -32,14 +32,17 @@ def last(run):
     return checkpoint.load(run.folder / "checkpoints" / "last")
 
 
-def test_tables_agree_bit_for_bit_and_a_solved_seed_stops_writing(tmp_path):
-    options = LAKE | dict(exploration_steps=800, solved_at=0.9)
-    together = jaxql.train(**options, seed=4, seeds=3, out=tmp_path / "many")
-    alone = [jaxql.train(**options, seed=seed, out=tmp_path / str(seed)) for seed in (4, 5, 6)]
-    assert [run.folder.name for run in together] == ["seed4", "seed5", "seed6"]
-    assert len({run.env_steps for run in together}) > 1, "some seeds ended before others"
-    assert all(run.solved for run in together)
-    for one, other in zip(together, alone, strict=True):
+@pytest.fixture(scope="module")
+def lakes(tmp_path_factory):
+    return jaxql.train(**LAKE, seed=4, seeds=3, out=tmp_path_factory.mktemp("runs") / "many")
+
+
+def test_tables_agree_bit_for_bit_and_a_solved_seed_stops_writing(lakes, tmp_path):
+    alone = [jaxql.train(**LAKE, seed=seed, out=tmp_path / str(seed)) for seed in (4, 5, 6)]
+    assert [run.folder.name for run in lakes] == ["seed4", "seed5", "seed6"]
+    assert len({run.env_steps for run in lakes}) > 1, "some seeds ended before others"
+    assert all(run.solved for run in lakes)
+    for one, other in zip(lakes, alone, strict=True):
         assert text(one) == text(other)
         assert read_config(one.folder)["config"] == read_config(other.folder)["config"]
         assert (one.solved, one.env_steps, one.best_score) == (other.solved, other.env_steps, other.best_score)
@@ -47,7 +50,7 @@ def test_tables_agree_bit_for_bit_and_a_solved_seed_stops_writing(tmp_path):
         np.testing.assert_array_equal(params["q_values"], expected["q_values"])
         assert about["env_steps"] == expected_about["env_steps"] == one.env_steps
         np.testing.assert_array_equal(one.state.params["q_values"], expected["q_values"])
-    assert jaxql.open_run(together[1].folder).evaluate(2).summary()["mean"] == 1
+    assert jaxql.open_run(lakes[1].folder).evaluate(2).summary()["mean"] == 1
 
 
 def test_networks_agree_within_rounding(tmp_path):
@@ -60,14 +63,25 @@ def test_networks_agree_within_rounding(tmp_path):
         np.testing.assert_array_equal(one.metrics[column], other.metrics[column])
 
 
-def test_the_callback_stops_one_seed(tmp_path):
+def test_the_callback_stops_one_seed_and_the_lines_are_of_all(tmp_path, capsys):
     rows = []
-    first, second = jaxql.train(
-        **LAKE, seeds=2, out=tmp_path / "runs", callback=lambda row: rows.append(row) or row["seed"] == 0
-    )
-    assert [row["seed"] for row in rows].count(0) == 1
+
+    def callback(row):
+        rows.append(row["seed"])
+        return row["seed"] == 0
+
+    options = LAKE | dict(steps=300, solved_at=2.0, quiet=False)
+    first, second = jaxql.train(**options, seeds=2, out=tmp_path, callback=callback)
+    assert rows.count(0) == 1 < rows.count(1)
     assert len(text(first).splitlines()) == 2 < len(text(second).splitlines())
+    assert first.env_steps < 300 <= second.env_steps
     assert "seed" not in first.metrics
+    lines = capsys.readouterr().out.splitlines()
+    assert any("for the states of 2 agents" in line for line in lines)
+    for run in first, second:
+        said = f"{run.folder.name.replace('seed', 'seed ')}: not solved after {run.env_steps} env steps"
+        assert any(line.startswith(said) for line in lines)
+    assert lines[-1].startswith("2 seeds: 0 solved, median env steps")
 
 
 def test_a_seed_that_fails_leaves_the_others_alone(tmp_path):
@@ -78,11 +92,11 @@ def test_a_seed_that_fails_leaves_the_others_alone(tmp_path):
         fails = (jax.random.key_data(state.key)[1] == 1) & (state.updates > 50)
         return state, metrics | {"loss": jnp.where(fails, jnp.nan, metrics["loss"])}
 
-    options = LAKE | dict(agent=table._replace(learn=learn))
+    options = LAKE | dict(agent=table._replace(learn=learn), steps=400, solved_at=2.0)
     with pytest.raises(UserError, match="^seed 1: the loss is not finite after [0-9]+ env steps"):
         jaxql.train(**options, seeds=3, out=tmp_path)
     ends = [checkpoint.load(tmp_path / f"seed{seed}" / "checkpoints" / "last")[1]["env_steps"] for seed in (0, 2)]
-    assert min(ends) >= 1_200
+    assert min(ends) >= 400
     assert len((tmp_path / "seed1" / "metrics.csv").read_text().splitlines()) < 6
 
 
@@ -100,12 +114,10 @@ def test_an_interrupt_keeps_every_seed_whole(tmp_path):
         np.testing.assert_array_equal(last(run)[0]["q_values"], run.state.params["q_values"])
 
 
-def test_all_seeds_start_from_the_parameters_of_a_run(tmp_path):
-    before = jaxql.train(**LAKE | dict(steps=400), out=tmp_path / "before")
-    runs = jaxql.train(**LAKE | dict(steps=200, learning_rate=0.0), init_from=before.folder, seeds=2,
-                       out=tmp_path / "after")  # fmt: skip
+def test_all_seeds_start_from_the_parameters_of_a_run(lakes, tmp_path):
+    runs = jaxql.train(**LAKE | dict(steps=100, learning_rate=0.0), init_from=lakes[0].folder, seeds=2, out=tmp_path)
     for run in runs:
-        np.testing.assert_array_equal(run.state.params["q_values"], before.best_params()["q_values"])
+        np.testing.assert_array_equal(run.state.params["q_values"], lakes[0].best_params()["q_values"])
 
 
 def test_a_vector_env_is_split_among_the_seeds(tmp_path):
@@ -134,14 +146,3 @@ def test_bad_input_writes_nothing(tmp_path):
     with pytest.raises(UserError, match="lower capacity or seeds"):
         jaxql.train(**POLE, capacity=4 * 10**8, seeds=8, out=tmp_path / "runs")
     assert [path.name for path in tmp_path.iterdir()] == ["seed1"]
-
-
-def test_the_lines_that_are_shown(tmp_path, capsys):
-    jaxql.train(**LAKE | dict(steps=200, solved_at=2.0, quiet=False), seeds=2, out=tmp_path)
-    lines = capsys.readouterr().out.splitlines()
-    assert any("for the states of 2 agents" in line for line in lines)
-    assert sum("steps/s" in line for line in lines) == 2, "the first and the last, of both seeds together"
-    for seed in 0, 1:
-        assert any(line.startswith(f"seed {seed}: not solved after 2") for line in lines)
-    assert lines[-1].startswith("2 seeds: 0 solved, median env steps 2")
-    assert json.loads((tmp_path / "seed1" / "config.json").read_text())["seed"] == 1
