@@ -34,7 +34,8 @@ class Train:
 
     env: str  # id of a Gymnasium or Atari environment: FrozenLake-v1, CartPole-v1, PongNoFrameskip-v4, ALE/Pong-v5
     seed: int = 0  # of everything random
-    out: str | None = None  # run folder; it must not exist or be empty (default: runs/AGENT-ENV-seedK)
+    seeds: int = 1  # so many seeds at once, from SEED on: one compiled program, a run folder each, as if alone
+    out: str | None = None  # run folder, or of many seeds the folder of theirs (default: runs/AGENT-ENV-seedK)
     preset: str | None = None  # named settings instead of those tuned for the agent and env
     env_arg: "tuple[str, ...]" = ()  # KEY=VALUE, an argument of the env
     init_from: str | None = None  # run folder whose best parameters to start from
@@ -158,17 +159,18 @@ def _train(argv: list[str]) -> int:
         for field in dataclasses.fields(defaults)
         if getattr(given.settings, field.name) != getattr(defaults, field.name)
     }
-    run = training.train(
+    done = training.train(
         name,
         given.env,
         seed=given.seed,
+        seeds=given.seeds,
         out=given.out,
         preset=given.preset,
         env_args=dict(_env_arg(word) for word in given.env_arg),
         init_from=given.init_from,
         **changes,
     )
-    return 130 if run.interrupted else 0
+    return 130 if any(run.interrupted for run in (done if isinstance(done, list) else [done])) else 0
 
 
 def _value_of(argv: list[str], flag: str) -> str | None:

@@ -72,6 +72,35 @@ def _stack(ys):
     return jax.tree.map(lambda *y: jnp.stack(y), *ys)
 
 
+def many(agent: Agent) -> Agent:
+    """S agents as one: `init`, `act`, `observe` and `learn` take and give a leading axis [S, ...] everywhere.
+
+    Keys, observations and every number of `hyper` have that axis, so seeds and learning rates may differ; `policy` is
+    left as it is, for the parameters of one. Each of the S is equal to itself alone.
+
+    >>> from jaxql.agents.base import Hyper
+    >>> from jaxql.agents.q_learning import q_learning
+    >>> from jaxql.envs.worlds import catch, endless
+    >>> begin, env_step = endless(catch(), num_worlds=4)
+    >>> keys = jax.random.split(jax.random.key(0), 3)
+    >>> hyper = jax.tree.map(lambda x: jnp.full(3, x), Hyper(epsilon=0.1))
+    >>> hyper = hyper._replace(learning_rate=jnp.array([0.0, 0.1, 0.5]))
+    >>> agents, (env, obs) = many(q_learning(150, 3)), jax.vmap(begin)(keys)
+    >>> carry = agents.init(keys, obs, hyper), env, obs
+    >>> (states, *_), metrics = train(agents, jax.vmap(env_step), carry, warmup=0, rounds=50, ticks=1, updates=1)
+    >>> states.params["q_values"].shape, metrics["loss"].shape
+    ((3, 150, 3), (50, 1, 3))
+    >>> print(jnp.any(states.params["q_values"] != 0, axis=(1, 2)))
+    [False  True  True]
+    """
+    return agent._replace(
+        init=jax.vmap(agent.init),
+        act=jax.vmap(agent.act),
+        observe=jax.vmap(agent.observe),
+        learn=jax.vmap(agent.learn),
+    )
+
+
 def compiled(agent: Agent) -> Agent:
     """The agent with its functions jit-compiled for `host_scan`; `observe` and `learn` donate the state."""
     return agent._replace(

@@ -54,6 +54,15 @@ def test_a_replaced_env_is_run_as_its_newer_version(tmp_path):
     assert result.stdout.splitlines()[-1].startswith("not solved after 5")
 
 
+def test_many_seeds_have_a_folder_each(tmp_path):
+    argv = ["train", *LAKE, "--steps", "100", "--seed", "3", "--seeds", "2", "--out", str(tmp_path / "runs")]
+    result = run(*argv)
+    assert result.returncode == 0, result.stderr
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["seed3", "seed4"]
+    assert result.stdout.splitlines()[-1].startswith("2 seeds: 0 solved, median env steps 1")
+    assert cli.main(["evaluate", str(tmp_path / "runs" / "seed4"), "--episodes", "1"]) == 0
+
+
 BAD = {
     "nothing": ([], "usage: jaxql COMMAND"),
     "command": (["trian"], 'no command "trian" (did you mean "train"?)'),
@@ -74,6 +83,8 @@ BAD = {
     "range": (["train", "dqn", "--env", "CartPole-v1", "--discount", "1.01"], "at most 1"),
     "choice": (["train", "dqn", "--env", "CartPole-v1", "--loss", "hubber"], "huber"),
     "seed": (["train", "dqn", "--env", "CartPole-v1", "--seed", "-1"], "a seed is a whole number, 0 or greater"),
+    "no seeds": (["train", *LAKE, "--seeds", "0"], "the number of seeds is a whole number, 1 or greater"),
+    "half a seed": (["train", *LAKE, "--seeds", "1.5"], "--seeds"),
     "env arg": (["train", "dqn", "--env", "CartPole-v1", "--env-arg", "fast"], "is not KEY=VALUE"),
     "env arg name": (["train", *LAKE, "--env-arg", "slipery=False"], "slipery"),
     "init": (["train", *LAKE, "--init-from", "nowhere"], "no run folder nowhere"),

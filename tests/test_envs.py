@@ -198,6 +198,23 @@ def test_first_world_numbers_worlds_over_processes():
     np.testing.assert_array_equal(whole[2:], half)
 
 
+@pytest.mark.parametrize("env", [Diary, "CartPole-v1"])
+def test_groups_of_worlds_are_what_they_are_alone(env):
+    seeds, ticks = (3, 8), 30
+    together, groups = make(env, 4, seed=seeds), [make(env, 2, seed=seed) for seed in seeds]
+    assert together.spec == groups[0].spec
+    actions = np.random.default_rng(0).integers(0, 2, (ticks, 2, 2))
+    rows = play(together, actions)
+    for i, group in enumerate(groups):
+        for x, y in zip(rows, play(group, actions[:, i]), strict=True):
+            np.testing.assert_array_equal(x[:, i], y)
+    again = make(env, 4, seed=seeds)
+    again.reset()
+    np.testing.assert_array_equal(again.restore(together.position()), rows[0][-1])
+    with pytest.raises(UserError, match="5 worlds cannot be split evenly among 2 seeds"):
+        make(env, 5, seed=seeds)
+
+
 class Shifted(gymnasium.Env):
     """States and actions count from 5: what is shown is the action that was sent."""
 

@@ -37,7 +37,7 @@ class Config(RunConfig):
 
     network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs
+    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
     layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it

@@ -24,7 +24,7 @@ def make(
     env,
     num_envs: int,
     *,
-    seed: int = 0,
+    seed=0,
     purpose: str = "train",
     env_args: dict | None = None,
     render: bool = False,
@@ -39,7 +39,8 @@ def make(
       env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`), a function () -> gymnasium.Env,
         or a gymnasium.vector.VectorEnv in NEXT_STEP mode that accepts options={"reset_mask": ...}.
       num_envs: B, the number of worlds.
-      seed, purpose: every episode has the seed `episode_seed(seed, purpose, world, episode)`.
+      seed, purpose: every episode has the seed `episode_seed(seed, purpose, world, episode)`. A sequence of S seeds
+        gives each B / S of the worlds, numbered from 0; arrays are then [S, B / S, ...].
       env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`.
       render: frames for `render()`.
       life_loss: (Atari) `terminated` also where a life is lost; the game goes on.

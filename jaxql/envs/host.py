@@ -1,5 +1,6 @@
 """Gymnasium vector envs as the loop sees them: NEXT_STEP autoreset, device arrays, a seed for every episode."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -38,7 +39,9 @@ class HostEnv:
     Args:
       env: the vector env; make it with `jaxql.envs.make`.
       id: its name in messages.
-      seed, purpose: see `episode_seed`.
+      seed, purpose: see `episode_seed`. A sequence of S seeds splits the worlds into S groups in order, each as it
+        would be alone with its seed: `reset` and `step` then deal in arrays [S, B / S, ...], and `spec` is that of one
+        group; all else still numbers the worlds 0..B-1.
       first_world: number of the first world, where several processes hold parts of one batch of worlds.
       mesh: its devices share the worlds of all processes, of which these are this one's part: arrays are global, `step`
         reads the actions of its own worlds, `spec` is of all of them, and `first_world` follows from the mesh.
@@ -48,8 +51,8 @@ class HostEnv:
       spec: `jaxql.types.Spec`; actions are 0..A-1 int32, whatever the start of the env's Discrete space.
 
     Raises:
-      UserError: one line, if the env's action or observation space or its autoreset mode is not supported, or this
-        process's devices of the mesh do not divide its worlds.
+      UserError: one line, if the env's action or observation space or its autoreset mode is not supported, or the
+        worlds cannot be split evenly among the seeds or among this process's devices of the mesh.
     """
 
     stack = 1
@@ -59,22 +62,31 @@ class HostEnv:
         env: VectorEnv,
         id: str,
         *,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         purpose: str = "train",
         first_world: int = 0,
         mesh: jax.sharding.Mesh | None = None,
         notes=(),
     ):
         self.id, self.notes, self._mesh = id, list(notes), mesh
-        self._seed, self._purpose, self._first_world = check_seed(seed), purpose, first_world
-        episode_seed(self._seed, purpose, 0, 0)  # refuses an unknown purpose
+        groups = isinstance(seed, Sequence) and not isinstance(seed, str)
+        self._seeds = [check_seed(each) for each in (seed if groups else [seed])]
+        if groups and mesh is not None:
+            raise UserError(f"{id}: many seeds cannot share a mesh; give one seed, or no mesh")
+        if not self._seeds or env.num_envs % len(self._seeds):
+            raise UserError(f"{id}: {env.num_envs} worlds cannot be split evenly among {len(self._seeds)} seeds")
+        self._worlds, a_group = env.num_envs, env.num_envs // len(self._seeds)
+        self._shape = (len(self._seeds), a_group) if groups else (a_group,)  # of the worlds, as the agent sees them
+        self._purpose, self._first_world = purpose, first_world
+        episode_seed(self._seeds[0], purpose, 0, 0)  # refuses an unknown purpose
         check_mode(env, id)
         self._env, self._convert, obs, num_states = adapt_observations(env, id)
         actions = env.single_action_space
         if not isinstance(actions, spaces.Discrete):
             raise UserError(f"{id}: its action space is {actions}, and Q-learning needs a Discrete one")
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((a_group, *x.shape[1:]), x.dtype), obs)
         self.spec = Spec(
-            obs=obs, num_actions=int(actions.n), num_worlds=env.num_envs, num_states=num_states, stack=self.stack
+            obs=obs, num_actions=int(actions.n), num_worlds=a_group, num_states=num_states, stack=self.stack
         )
         if mesh is not None:
             if env.num_envs % len(mesh.local_devices):
@@ -90,14 +102,17 @@ class HostEnv:
     # ------------------------------------------------------------------------------------------------ the loop's side
     def reset(self):
         """Begins every world's next episode and returns the observations [B, ...]."""
-        return self._hand_over(self._begin(np.ones(len(self._over), bool)))
+        return self._hand_over(self._begin(np.ones(self._worlds, bool)))
 
     def step(self, env, action):
         """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
         if self._mesh is not None:
             return (), to_mesh(self.tick(from_mesh(action)), self._mesh)
+        if len(self._shape) > 1:
+            action = np.asarray(action).reshape(-1)
         obs, reward, terminated, truncated, real = self.tick(action)
-        return (), _on_device(obs, reward, np.stack([terminated, truncated, real]))
+        flags = np.stack([terminated, truncated, real]).reshape(3, *self._shape)
+        return (), _on_device(jax.tree.map(self._grouped, obs), self._grouped(reward), flags)
 
     def tick(self, action, idle=None):
         """One tick in NumPy: (next_obs, reward, terminated, truncated, real).
@@ -173,10 +188,15 @@ class HostEnv:
         self._episode[mask] = episode[mask] - 1
         return self._begin(mask)
 
+    def _grouped(self, x):
+        return x.reshape(*self._shape, *x.shape[1:])
+
     def _hand_over(self, raw_obs):
-        """Observations as the agent sees them, of all worlds if there is a mesh."""
+        """Observations as the agent sees them: in groups of many seeds, of all worlds if there is a mesh."""
         obs = self._checked_obs(raw_obs)
-        return jax.tree.map(jnp.asarray, obs) if self._mesh is None else to_mesh(obs, self._mesh)
+        if self._mesh is not None:
+            return to_mesh(obs, self._mesh)
+        return jax.tree.map(lambda x: jnp.asarray(self._grouped(x)), obs)
 
     # ------------------------------------------------------------------------------------------------ the env's side
     def _play(self, action):
@@ -199,8 +219,12 @@ class HostEnv:
         self._over = self._over & ~mask
         self._returns[mask], self._lengths[mask] = 0, 0
         self._log.begin(mask)
-        numbers = [(self._first_world + int(world), int(self._episode[world])) for world in np.flatnonzero(mask)]
-        return self._reset_worlds(mask, [episode_seed(self._seed, self._purpose, *number) for number in numbers])
+        return self._reset_worlds(mask, [self._seed_of(int(world)) for world in np.flatnonzero(mask)])
+
+    def _seed_of(self, world):
+        """The seed of a world's current episode."""
+        group, place = divmod(world, self._shape[-1])
+        return episode_seed(self._seeds[group], self._purpose, self._first_world + place, int(self._episode[world]))
 
     def _count(self, reward, real, over):
         self._returns += reward
@@ -211,7 +235,7 @@ class HostEnv:
 
     # ------------------------------------------------------------------------------------------------------ the checks
     def _checked_action(self, action):
-        action, size, worlds = np.asarray(action), self.spec.num_actions, len(self._over)
+        action, size, worlds = np.asarray(action), self.spec.num_actions, self._worlds
         if action.shape != (worlds,) or action.dtype.kind not in "iu":
             raise UserError(
                 f"{self.id}: actions are {worlds} integers, one a world, not {action.dtype} of shape {action.shape}"

@@ -111,6 +111,12 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def check_free(folder: Path) -> None:
+    """Refuses, in one line, a folder that holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not empty: choose another folder, delete it, or resume the run in it")
+
+
 class RunFiles:
     """The folder of one run, opened for writing; a context manager.
 
@@ -326,8 +332,7 @@ class _Events:
 def _claim(folder: Path, config: dict[str, Any]) -> None:
     """Makes the folder ours, or leaves it as it is."""
     try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"{folder} is not empty: choose another folder, delete it, or resume the run in it")
+        check_free(folder)
         text = json.dumps(describe(config), indent=2, default=_json) + "\n"
         folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(folder / "metrics.csv", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # one of two wins

@@ -1,4 +1,4 @@
-"""A training run: the loop in chunks, and between them rows of metrics, tests, checkpoints and the stop rule."""
+"""Training runs: one seed, or many in one compiled program, each with a run folder and books of its own."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,6 @@ import re
 import signal
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from gymnasium.vector import VectorEnv
 
 from jaxql import agents, loop
 from jaxql.agents.base import RunConfig, hyper_of, within
+from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
-from jaxql.lab import checkpoint, evaluation
-from jaxql.lab.files import RunFiles, default_folder
+from jaxql.lab.books import Books
+from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.progress import Progress
 from jaxql.lab.runs import EnvMaker, Run, load_params
 from jaxql.types import Agent, Network
@@ -45,6 +45,7 @@ def train(
     env: Any,
     *,
     seed: int = 0,
+    seeds: int = 1,
     out: str | os.PathLike | None = None,
     preset: str | None = None,
     env_args: dict[str, Any] | None = None,
@@ -53,56 +54,95 @@ def train(
     callback: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
     **settings,
-) -> Run:
+) -> Run | list[Run]:
     """Trains an agent on an environment and writes a run folder, as `jaxql train` does.
 
     Args:
       agent: a name in `jaxql.agents.REGISTRY`, an `Entry` like those there, or an `Agent` made elsewhere.
-      env: an env id, a callable that makes a Gymnasium env, or a vector env in NEXT_STEP mode.
+      env: an env id, a callable that makes a Gymnasium env, or a vector env in NEXT_STEP mode, whose worlds are split
+        evenly among the seeds.
       seed: of everything random. The same seed gives the same metrics.csv on a CPU.
-      out: the run folder, which must not exist or be empty; runs/AGENT-ENV-seedK where it is None.
+      seeds: above 1, the seeds `seed`, `seed` + 1, ... are trained in one compiled program, each as if alone, and their
+        Runs are returned as a list. A seed that is solved stops being written about; the others go on.
+      out: the run folder, which must not exist or be empty; runs/AGENT-ENV-seedK where it is None. Of many seeds, the
+        folder of the run folders seedK.
       preset: named settings of the agent; None takes those tuned for this agent and env.
       env_args: keyword arguments of the env.
       init_from: a run folder whose best parameters this run starts from.
       network: replaces the one that the settings name.
-      callback: called with every row of metrics; the run stops when it returns something true.
+      callback: called with every row of metrics, of many seeds with the key "seed" too; the run (of that seed) stops
+        when it returns something true.
       quiet: print nothing.
       **settings: change single settings (`steps=50_000`, `learning_rate=1e-3`); see the agent's Config.
 
     Raises:
-      UserError: bad input, or a loss that is not finite; one line.
+      UserError: bad input, or a loss that is not finite; one line. With many seeds the latter ends its own seed at once
+        and is raised when the others have ended.
     """
+    every = _every(seed, seeds)
     entry, name = _entry(agent)
     make_env = EnvMaker(env, env_args or {})
     if isinstance(env, VectorEnv):
-        settings["num_envs"] = env.num_envs
+        if env.num_envs % seeds:
+            raise UserError(f"{make_env.id}: its {env.num_envs} worlds cannot be split evenly among {seeds} seeds")
+        settings["num_envs"] = env.num_envs // seeds
     config = agents.settings(entry, make_env.id, preset, **settings)
-    given, env = env, make_env(config.num_envs, seed=seed, purpose="train", life_loss=config.life_loss)
+    layout = dict(seed=every if seeds > 1 else seed, purpose="train", life_loss=config.life_loss)
+    given, env = env, make_env(seeds * config.num_envs, **layout)
     try:
-        agent = loop.compiled(entry.make(config, env.spec, network))
-        key = jax.random.key(seed)
-        shapes = jax.eval_shape(agent.init, key, env.spec.obs, hyper_of(config))
-        memory = _memory_line(shapes)
+        one = entry.make(_for_vmap(config, settings) if seeds > 1 else config, env.spec, network)
+        shapes = jax.eval_shape(one.init, jax.random.key(seed), env.spec.obs, hyper_of(config))
+        memory = _memory_line(shapes, seeds)
         initial = load_params(init_from, shapes.params) if init_from else None
-        folder = Path(out) if out else default_folder(name, make_env.id, seed)
-        record = {
-            "agent": name,
-            "env": make_env.id,
-            "env_args": env_args or {},
-            "seed": seed,
-            "preset": preset,
-            "init_from": str(init_from) if init_from else None,
-            "network": "passed in" if network else None,
-            "settings": dataclasses.asdict(config),
-        }
-        with RunFiles(folder, record) as files, Progress(config.steps, columns=COLUMNS, quiet=quiet) as progress:
+        folders = _folders(out, name, make_env.id, every)
+        records = [
+            {
+                "agent": name,
+                "env": make_env.id,
+                "env_args": env_args or {},
+                "seed": each,
+                "preset": preset,
+                "init_from": str(init_from) if init_from else None,
+                "network": "passed in" if network else None,
+                "settings": dataclasses.asdict(config),
+            }
+            for each in every
+        ]
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(RunFiles(*each)) for each in zip(folders, records, strict=True)]
+            progress = stack.enter_context(Progress(config.steps, columns=COLUMNS, quiet=quiet))
             for line in (*make_env.notes, _settings_line(config), memory):
                 progress.note(line)
-            training = Training(agent, config, env, make_env, files, progress, callback, seed)
-            return training.run(key, initial)
+            runs = Training(one, config, env, make_env, files, progress, callback, every).run(initial)
+            return runs if seeds > 1 else runs[0]
     finally:
         if not isinstance(given, VectorEnv):  # who made it closes it
             env.close()
+
+
+def _every(seed: int, seeds: int) -> tuple[int, ...]:
+    """seed, seed + 1, ..., so many."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise UserError(f"seeds={seeds!r}: the number of seeds is a whole number, 1 or greater")
+    return tuple(range(check_seed(seed), seed + seeds))
+
+
+def _for_vmap(config, settings):
+    """The settings with convolutions as matrix products, unless asked otherwise: XLA's are slow with many kernels."""
+    asked = settings.get("convolution", "auto") != "auto"
+    if asked or getattr(config, "convolution", None) not in ("auto", "xla"):
+        return config
+    return dataclasses.replace(config, convolution="products")
+
+
+def _folders(out, name: str, env_id: str, every) -> list[Path]:
+    """The run folder of every seed; one that is not free is refused before any is made."""
+    if len(every) == 1:
+        return [Path(out) if out else default_folder(name, env_id, every[0])]
+    folders = [Path(out) / f"seed{each}" if out else default_folder(name, env_id, each) for each in every]
+    for folder in folders:
+        check_free(folder)
+    return folders
 
 
 def _entry(agent) -> tuple[agents.Entry, str]:
@@ -117,13 +157,15 @@ def _settings_line(config) -> str:
     return "settings: " + " ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items())
 
 
-def _memory_line(shapes) -> str:
-    """What the agent's state will take; one that cannot fit is refused before any of it is allocated."""
-    needed, stored = (_bytes(x) / 1e9 for x in (shapes, shapes.data))
+def _memory_line(shapes, seeds: int) -> str:
+    """What the agents' states will take; what cannot fit is refused before any of it is allocated."""
+    needed, stored = (seeds * _bytes(x) / 1e9 for x in (shapes, shapes.data))
     free = _free_memory()
     if free is not None and needed > free / 1e9:
-        raise UserError(f"this needs {needed:.1f} GB and {free / 1e9:.1f} GB are free; lower capacity")
-    said = f"memory: {needed:.2f} GB for the agent's state, {stored:.2f} GB of it for stored rows"
+        lower = "capacity" if seeds == 1 else "capacity or seeds"
+        raise UserError(f"this needs {needed:.1f} GB and {free / 1e9:.1f} GB are free; lower {lower}")
+    whose = "the agent's state" if seeds == 1 else f"the states of {seeds} agents"
+    said = f"memory: {needed:.2f} GB for {whose}, {stored:.2f} GB of it for stored rows"
     return said if free is None else f"{said}; {free / 1e9:.1f} GB are free"
 
 
@@ -145,46 +187,72 @@ def _free_memory() -> int | None:
 
 
 class Training:
-    """One run in progress: the mutable side of it, all on the host."""
+    """Runs in progress: one loop over the worlds of all seeds, and the books of each seed, all on the host.
 
-    def __init__(self, agent, config, env, make_env, files, progress, callback, seed):
-        self.agent, self.config, self.env, self.make_env = agent, config, env, make_env
-        self.files, self.progress, self.callback, self.seed = files, progress, callback, seed
-        self.began = time.perf_counter()
-        self.recent = deque(maxlen=100)  # returns of the last training episodes
-        self.fresh = []  # returns of those since the last row
-        self.episodes = self.env_steps = self.tests = 0
-        self.next_log, self.next_test, self.next_save = config.log_every, config.test_every, config.checkpoint_every
-        self.testing = config.test_from == -math.inf
-        self.best, self.tested, self.solved, self.interrupted = None, False, False, False
-        self.test_env, self.test_mean = None, math.nan
-        self.chunks = []  # metrics since the last row
+    Chunks of different seeds end at different rounds, for resets differ, and rows that are not real do not count. The
+    loop stops wherever a chunk of any seed ends, so that every seed's books are kept where they are kept alone.
+    """
 
-    def run(self, key, initial) -> Run:
-        """Trains until it is solved, out of steps, or stopped by the callback or from the keyboard."""
+    def __init__(self, agent, config, env, make_env, files, progress, callback, every):
+        self.config, self.env, self.progress, self.every = config, env, progress, every
+        self.many, self.interrupted, self.began = len(every) > 1, False, time.perf_counter()
+        self.program = loop.compiled(loop.many(agent) if self.many else agent)
+        alone = loop.compiled(agent)
+        self.books = [
+            Books(alone, config, env, make_env, its_files, self._callback(callback, seed), self._show(i), seed)
+            for i, (seed, its_files) in enumerate(zip(every, files, strict=True))
+        ]
+        self.newest, self.runs, self.errors = {}, {}, {}  # by the index of a seed: row, Run, UserError
+        self.shown = None  # the rows that were shown last
+
+    def _callback(self, callback, seed):
+        return (lambda row: callback({"seed": seed, **row})) if self.many and callback else callback
+
+    def _show(self, i):
+        return (lambda row, seconds: self.newest.update({i: row})) if self.many else self.progress.update
+
+    def run(self, initial) -> list[Run]:
+        """Trains until each seed is solved, out of steps or stopped by the callback, or all are from the keyboard."""
         config, obs = self.config, self.env.reset()
-        state = self.agent.init(key, obs, hyper_of(config))
-        if initial is not None:
-            target = jax.tree.map(jnp.copy, initial) if state.target != () else ()
-            state = state._replace(params=initial, target=target)
-        carry, warmup, stop = (state, (), obs), math.ceil(config.warmup_steps / config.num_envs), False
-        per_round = config.num_envs * config.ticks
+        carry, warmup = (self.begin(obs, initial), (), obs), math.ceil(config.warmup_steps / config.num_envs)
         with self.stopping_on_interrupt():
-            while not stop and not self.interrupted and self.env_steps < config.steps:
-                ahead = config.steps - self.env_steps - warmup * config.num_envs
+            while not self.interrupted and (going := [i for i, books in enumerate(self.books) if not books.over]):
+                rounds = min(self.books[i].rounds for i in going)
                 carry, metrics = loop.train(
-                    self.agent,
+                    self.program,
                     self.env.step,
                     carry,
                     warmup=warmup,
-                    rounds=max(1, min(config.log_every, config.test_every, ahead) // per_round),
+                    rounds=rounds,
                     ticks=config.ticks,
                     updates=config.updates,
                     scan=loop.host_scan,
                 )
                 warmup = 0
-                stop = self.after_chunk(carry[0], metrics)
-        return self.finish(carry[0])
+                self.share_out(going, rounds, metrics)
+                for i in going:
+                    if self.books[i].rounds == 0:
+                        self.close_chunk(i, carry[0])
+                self.show_mean()
+        for i, books in enumerate(self.books):
+            if not books.over:  # interrupted
+                self.close_chunk(i, carry[0], last=True)
+        return self.finish()
+
+    def begin(self, obs, initial):
+        """The first state, of all seeds."""
+        keys, hyper = [jax.random.key(seed) for seed in self.every], hyper_of(self.config)
+        if not self.many:
+            key = keys[0]
+        else:
+            size = len(keys)
+            key, hyper = jnp.stack(keys), jax.tree.map(lambda x: jnp.full(size, x), hyper)
+            initial = jax.tree.map(lambda x: jnp.repeat(x[None], size, axis=0), initial)
+        state = self.program.init(key, obs, hyper)
+        if initial is None:
+            return state
+        target = jax.tree.map(jnp.copy, initial) if state.target != () else ()
+        return state._replace(params=initial, target=target)
 
     @contextlib.contextmanager
     def stopping_on_interrupt(self):
@@ -204,129 +272,65 @@ class Training:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def after_chunk(self, state, metrics) -> bool:
-        """Keeps the books after some rounds; returns whether the run is over."""
-        self.env_steps = int(state.env_steps)
-        self.chunks.append(jax.tree.map(np.asarray, metrics))
-        if not np.all(np.isfinite(self.chunks[-1]["loss"])):
-            raise UserError(
-                f"the loss is not finite after {self.env_steps} env steps; lower learning_rate or set "
-                f"max_gradient_norm; the checkpoints in {self.files.folder} are from before"
-            )
-        for episode in self.env.take_episodes():
-            self.episodes += 1
-            self.recent.append(episode.ret)
-            self.fresh.append(episode.ret)
-        config, due = self.config, self.env_steps >= self.next_test
-        if not self.testing and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > config.test_from:
-            self.testing = due = True
-        if due:
-            self.next_test = (self.env_steps // config.test_every + 1) * config.test_every
-            self.test(state) if self.testing else self.keep_best(state, self.return_mean)
-        if self.env_steps >= self.next_save:
-            self.next_save = (self.env_steps // config.checkpoint_every + 1) * config.checkpoint_every
-            self.save("last", state, self.return_mean)
-        if config.solved_by == "training" and len(self.recent) == self.recent.maxlen:
-            self.solved |= self.passes(self.return_mean)
-        stop = self.solved and config.stop_when_solved
-        if due or stop or self.env_steps >= min(self.next_log, config.steps):
-            self.next_log = (self.env_steps // config.log_every + 1) * config.log_every
-            stop = bool(self.row(state)) or stop
-        return stop
+    def share_out(self, going, rounds: int, metrics) -> None:
+        """Hands every seed that goes on its part of what happened in some rounds."""
+        metrics, episodes = jax.tree.map(np.asarray, metrics), self.env.take_episodes()
+        for i in going:
+            its_metrics, its_episodes = metrics, episodes
+            if self.many:
+                its_metrics = jax.tree.map(lambda x, i=i: x[:, :, i], metrics)
+                its_episodes = [episode for episode in episodes if episode.world // self.config.num_envs == i]
+            self.books[i].take(rounds, its_metrics, its_episodes)
 
-    @property
-    def return_mean(self) -> float:
-        """Of the last 100 training episodes."""
-        return float(np.mean(self.recent)) if self.recent else math.nan
+    def close_chunk(self, i: int, state, last: bool = False) -> None:
+        """Keeps the books of a seed after its chunk, and closes them if its run is over or this chunk is the last."""
+        books = self.books[i]
+        try:
+            state = _of_seed(state._replace(data=()), i) if self.many else state
+            if books.parts:
+                books.close_chunk(state)
+            if books.over or last:
+                self.runs[i] = books.finish(state, self.interrupted)
+        except UserError as error:
+            if not self.many:
+                raise
+            books.over, self.errors[i] = True, error
 
-    def passes(self, mean: float) -> bool:
-        return mean > self.config.solved_at if self.config.solved_strictly else mean >= self.config.solved_at
+    def show_mean(self) -> None:
+        """Shows the mean of the seeds' newest rows, if there is a new one."""
+        if self.newest and self.newest != self.shown:
+            self.shown = dict(self.newest)
+            self.progress.update(_mean_row(self.newest.values()), time.perf_counter() - self.began)
 
-    def test(self, state) -> None:
-        """Plays full episodes with epsilon 0 in worlds of their own, and keeps the parameters if they are the best."""
-        if self.test_env is None:
-            self.test_env = self.make_env(self.config.test_episodes, seed=self.seed, purpose="test")
-        key = jax.random.fold_in(jax.random.key(self.seed), 0x7E57 + self.tests)
-        self.tests += 1
-        result = evaluation.evaluate(self.agent, state.params, self.test_env, key)
-        self.test_mean = float(np.mean(result.returns))
-        if not self.tested:
-            self.tested, self.best = True, None  # a test counts for more than any training episodes
-        self.keep_best(state, self.test_mean)
-        if self.config.solved_by == "test":
-            self.solved |= self.passes(self.test_mean)
+    def finish(self) -> list[Run]:
+        """The closing lines, and the Runs in order of their seeds."""
+        for seed, books in zip(self.every, self.books, strict=True):
+            for line in books.closing:
+                self.progress.note(f"seed {seed}: {line}" if self.many else line)
+        if self.many:
+            self.progress.note(self.summary())
+        if self.errors:
+            raise UserError("; ".join(f"seed {self.every[i]}: {error}" for i, error in self.errors.items()))
+        return [self.runs[i] for i in range(len(self.every))]
 
-    def keep_best(self, state, score: float) -> None:
-        """Writes the best checkpoint if the score is higher than before."""
-        if self.best is None or score > self.best or math.isnan(self.best):
-            self.best = score
-            self.save("best", state, score)
+    def summary(self) -> str:
+        """One line on all seeds."""
+        runs, seconds = self.runs.values(), time.perf_counter() - self.began
+        solved = "" if self.config.solved_at == math.inf else f"{sum(run.solved for run in runs)} solved, "
+        failed = f"{len(self.errors)} failed, " if self.errors else ""
+        steps = np.median([books.env_steps for books in self.books])
+        return f"{len(self.every)} seeds: {solved}{failed}median env steps {steps:.0f}, {seconds:.1f} s"
 
-    def save(self, name: str, state, score: float) -> None:
-        metadata = {"env_steps": self.env_steps, "score": score, "scored_by": "test" if self.tested else "training"}
-        checkpoint.save(self.files.folder / "checkpoints" / name, state.params, metadata)
 
-    def row(self, state):
-        """A row of metrics; returns what the callback says."""
-        seconds = time.perf_counter() - self.began
-        means = {name: float(np.mean([np.mean(chunk[name]) for chunk in self.chunks])) for name in self.chunks[0]}
-        if "epsilon" in means:
-            means["epsilon"] = float(self.chunks[-1]["epsilon"].flat[-1])
-        row = {
-            "env_steps": self.env_steps,
-            "episodes": self.episodes,
-            "return_mean": self.return_mean,
-            **means,
-            "updates": int(state.updates),
-            "test_return": self.test_mean,
-        }
-        self.files.append(row)
-        speed = self.files.timing(self.env_steps, seconds)
-        fresh = float(np.mean(self.fresh)) if self.fresh else math.nan
-        for name, value in {"reward": fresh, "reward_100": self.return_mean, "speed": speed}.items():
-            self.files.scalar(name, value, self.env_steps)
-        self.progress.update(row, seconds)
-        self.chunks, self.fresh, self.test_mean = [], [], math.nan
-        return self.callback(row) if self.callback else False
+@jax.jit
+def _of_seed(state, i):
+    """One seed's part of what has a leading axis of seeds."""
+    return jax.tree.map(lambda x: x[i], state)
 
-    def finish(self, state) -> Run:
-        """The last checkpoint, the closing lines and the Run."""
-        if self.best is None:
-            self.keep_best(state, self.return_mean)
-        self.save("last", state, self.return_mean)
-        if self.test_env is not None:
-            self.test_env.close()
-        seconds = time.perf_counter() - self.began
-        run = Run(
-            self.files.folder,
-            self.agent,
-            self.make_env,
-            self.config,
-            jax.eval_shape(lambda: state.params),
-            state,
-            solved=self.solved,
-            interrupted=self.interrupted,
-            env_steps=self.env_steps,
-            seconds=seconds,
-            best_score=self.best,
-        )
-        if self.env.mdp is not None and isinstance(state.params, dict) and "q_values" in state.params:
-            self.progress.note(evaluation.exact_report(self.env.mdp, run.best_params()["q_values"]))
-        self.progress.note(self.verdict(seconds))
-        return run
 
-    def verdict(self, seconds: float) -> str:
-        """The last line."""
-        config = self.config
-        rule = f"{'>' if config.solved_strictly else '>='} {config.solved_at:g}"
-        of = f"{config.test_episodes} test episodes" if config.solved_by == "test" else "the last 100 training episodes"
-        best = "none" if self.best is None or math.isnan(self.best) else f"{self.best:.2f}"
-        scored = "test" if self.tested else "training"
-        said = "solved" if self.solved else "not solved"
-        if config.solved_at == math.inf:
-            said = "finished"
-            rule = "none"
-        return (
-            f"{said} after {self.env_steps} env steps and {seconds:.1f} s: best mean {scored} return {best} "
-            f"(rule: mean of {of} {rule}); run folder {self.files.folder}"
-        )
+def _mean_row(rows) -> dict[str, float]:
+    """The mean of rows of metrics without what is NaN; the steps of the seed that is furthest."""
+    rows = list(rows)
+    known = {name: [row[name] for row in rows if not math.isnan(row[name])] for name in rows[0]}
+    means = {name: float(np.mean(values)) if values else math.nan for name, values in known.items()}
+    return means | {"env_steps": max(row["env_steps"] for row in rows)}
