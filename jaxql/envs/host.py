@@ -108,11 +108,11 @@ class HostEnv:
         """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
         if self._mesh is not None:
             return (), to_mesh(self.tick(from_mesh(action)), self._mesh)
-        if len(self._shape) > 1:
-            action = np.asarray(action).reshape(-1)
-        obs, reward, terminated, truncated, real = self.tick(action)
-        flags = np.stack([terminated, truncated, real]).reshape(3, *self._shape)
-        return (), _on_device(jax.tree.map(self._grouped, obs), self._grouped(reward), flags)
+        if len(self._shape) == 1:
+            obs, reward, *flags = self.tick(action)
+            return (), _on_device(obs, reward, np.stack(flags))
+        obs, reward, *flags = self.tick(np.asarray(action).reshape(-1))
+        return (), _on_device(*jax.tree.map(self._grouped, (obs, reward)), np.stack([self._grouped(x) for x in flags]))
 
     def tick(self, action, idle=None):
         """One tick in NumPy: (next_obs, reward, terminated, truncated, real).
