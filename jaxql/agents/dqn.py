@@ -51,9 +51,7 @@ class Config(RunConfig):
     n_step: int = within(1, 1)  # steps of reward before the bootstrap
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
-    groups: int = within(
-        1, 1
-    )  # parts, of worlds and batch, that draw and learn apart: a mesh's devices, or several each
+    groups: int = within(1, 1)  # parts of worlds and batch that draw and learn apart; a multiple of a mesh's devices
     capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
     prioritised: bool = False  # rows are drawn in proportion to (|TD error| + 1e-6)**alpha
     alpha: float = within(0.5, 0)  # that exponent
@@ -256,16 +254,18 @@ TUNED = {
     ),
     "PongNoFrameskip-v4": dict(
         num_envs=16,
+        updates=2,
         warmup_steps=5_000,
         steps=2_000_000,
         network="nips-cnn",
         convolution="xla",  # a tenth faster than products for so small a network
+        layer_norm=True,
+        double=True,
         n_step=10,
         discount=0.98,
+        prioritised=True,
         beta_steps=600_000,
-        learning_rate=1e-3,
-        decay_updates=25_000,
-        decay_to=0.1,
+        learning_rate=5e-4,
         adam_epsilon=1e-4,
         exploration_steps=60_000,
         clip_rewards=True,
