@@ -78,11 +78,11 @@ def from_mdp(mdp: MDP) -> World:
     >>> int(state), float(reward), bool(terminated)  # state 4: ball and paddle in the middle; 1: stay
     (13, 1.0, True)
     """
-    first, successor = _cumulative(mdp.start), _cumulative(mdp.probability)
+    first, successor = _alias(mdp.start), _cumulative(mdp.probability)
     num_states, num_actions, _ = mdp.next_state.shape
 
     def reset(key):
-        return _draw(key, first).astype(jnp.int32)
+        return _draw_alias(key, *first)
 
     def step(key, state, action):
         drawn = (state, action, _draw(key, successor[state, action]))
@@ -92,10 +92,16 @@ def from_mdp(mdp: MDP) -> World:
     return World(reset, step, num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
 
 
-def _cumulative(probability):
-    total = np.cumsum(np.asarray(probability, np.float64), axis=-1)
-    if not np.allclose(total[..., -1], 1, atol=1e-5):
+def _distribution(probability):
+    probability = np.asarray(probability, np.float64)
+    total = probability.sum(axis=-1, keepdims=True)
+    if not np.allclose(total, 1, atol=1e-5):
         raise UserError("from_mdp: start, and the probability of each state and action, must sum to 1")
+    return probability / total
+
+
+def _cumulative(probability):
+    total = np.cumsum(_distribution(probability), axis=-1)
     return jnp.asarray(total / total[..., -1:], float)
 
 
@@ -103,6 +109,29 @@ def _draw(key, cumulative):
     """An index drawn from cumulative probabilities [K]: one of probability 0 never is, for it adds nothing."""
     method = "compare_all" if cumulative.size <= 16 else "scan"  # a few are compared faster than searched
     return jnp.searchsorted(cumulative, jax.random.uniform(key), side="right", method=method)
+
+
+def _alias(probability):
+    """(threshold [K], other [K]): of K equal cells, k stands for k up to its threshold and for other[k] beyond.
+
+    A draw then costs the same however many states there are. Source: Vose (1991), https://doi.org/10.1109/32.92917
+    """
+    left = _distribution(probability) * len(probability)
+    threshold, other, order = np.ones(len(left)), np.arange(len(left)), np.argsort(-left)
+    small, large = list(order[left[order] < 1]), list(order[left[order] >= 1])  # the least is served first
+    while small and large:
+        cell, giver = small.pop(), large[-1]
+        threshold[cell], other[cell] = left[cell], giver
+        left[giver] -= 1 - left[cell]
+        if left[giver] < 1:
+            small.append(large.pop())
+    return jnp.asarray(threshold, float), jnp.asarray(other, jnp.int32)
+
+
+def _draw_alias(key, threshold, other):
+    place = jax.random.uniform(key) * len(threshold)
+    cell = jnp.minimum(place.astype(jnp.int32), len(threshold) - 1)
+    return jnp.where(place - cell < threshold[cell], cell, other[cell])
 
 
 class Endless(NamedTuple):
