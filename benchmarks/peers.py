@@ -39,7 +39,9 @@ def jaxql(setting: Setting):
     from jaxql import envs, loop
     from jaxql.agents import dqn
     from jaxql.agents.base import hyper_of
+    from jaxql.lab.memory import keep_freed_memory
 
+    keep_freed_memory()
     config = dqn.Config(
         network="nature-cnn",
         loss="squared",

@@ -144,8 +144,9 @@ def _train(argv: list[str]) -> int:
     from tyro.conf import OmitArgPrefixes
 
     from jaxql import agents, envs
-    from jaxql.lab import training
+    from jaxql.lab import memory, training
 
+    memory.keep_freed_memory()
     entry = agents.entry_of(name)
     env, preset = _value_of(argv, "--env"), _value_of(argv, "--preset")
     defaults = agents.settings(entry, envs.identify(env)[0] if env else "", preset)

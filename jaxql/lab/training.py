@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 import signal
 import threading
 import time
@@ -21,6 +20,7 @@ from jaxql import agents, loop
 from jaxql.agents.base import RunConfig, hyper_of, within
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
+from jaxql.lab import memory
 from jaxql.lab.books import Books
 from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.progress import Progress
@@ -92,7 +92,7 @@ def train(
     try:
         one = entry.make(_for_vmap(config, settings) if seeds > 1 else config, env.spec, network)
         shapes = jax.eval_shape(one.init, jax.random.key(seed), env.spec.obs, hyper_of(config))
-        memory = _memory_line(shapes, seeds)
+        needed = memory.line(shapes, seeds)
         initial = load_params(init_from, shapes.params) if init_from else None
         folders = _folders(out, name, make_env.id, every)
         records = [
@@ -111,7 +111,7 @@ def train(
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(RunFiles(*each)) for each in zip(folders, records, strict=True)]
             progress = stack.enter_context(Progress(config.steps, columns=COLUMNS, quiet=quiet))
-            for line in (*make_env.notes, _settings_line(config), memory):
+            for line in (*make_env.notes, _settings_line(config), needed):
                 progress.note(line)
             runs = Training(one, config, env, make_env, files, progress, callback, every).run(initial)
             return runs if seeds > 1 else runs[0]
@@ -155,35 +155,6 @@ def _entry(agent) -> tuple[agents.Entry, str]:
 
 def _settings_line(config) -> str:
     return "settings: " + " ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items())
-
-
-def _memory_line(shapes, seeds: int) -> str:
-    """What the agents' states will take; what cannot fit is refused before any of it is allocated."""
-    needed, stored = (seeds * _bytes(x) / 1e9 for x in (shapes, shapes.data))
-    free = _free_memory()
-    if free is not None and needed > free / 1e9:
-        lower = "capacity" if seeds == 1 else "capacity or seeds"
-        raise UserError(f"this needs {needed:.1f} GB and {free / 1e9:.1f} GB are free; lower {lower}")
-    whose = "the agent's state" if seeds == 1 else f"the states of {seeds} agents"
-    said = f"memory: {needed:.2f} GB for {whose}, {stored:.2f} GB of it for stored rows"
-    return said if free is None else f"{said}; {free / 1e9:.1f} GB are free"
-
-
-def _bytes(shapes) -> int:
-    arrays = [x for x in jax.tree.leaves(shapes) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
-
-
-def _free_memory() -> int | None:
-    """Bytes free on the device, or None where nobody says."""
-    if jax.default_backend() == "cpu":
-        meminfo = Path("/proc/meminfo")
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-        return 1024 * int(found[1]) if found else None
-    statistics = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" not in statistics:
-        return None
-    return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
 
 
 class Training:
