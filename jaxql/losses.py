@@ -107,7 +107,9 @@ def dqn_loss(
     Raises:
       ValueError: the rows of an argument are not N, or mask is not [N, A].
 
-    Source: Mnih et al. (2015), https://doi.org/10.1038/nature14236; double: https://arxiv.org/abs/1509.06461
+    Source: Mnih et al. (2013), equation 2, https://arxiv.org/abs/1312.5602, with the target network of Mnih et al.
+    (2015), algorithm 1, https://doi.org/10.1038/nature14236; double: van Hasselt, Guez & Silver (2016), equation 4,
+    https://arxiv.org/abs/1509.06461
 
     >>> table = jnp.array([[0.0, 1.0], [2.0, 3.0]])
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([1]), reward=jnp.array([1.0]),
@@ -162,7 +164,7 @@ def munchausen_loss(
     Raises:
       ValueError: the rows of an argument are not N, or mask is not [N, A].
 
-    Source: Vieillard, Pietquin & Geist (2020), section 2, https://arxiv.org/abs/2007.14430
+    Source: Vieillard, Pietquin & Geist (2020), equation 2, https://arxiv.org/abs/2007.14430
 
     >>> table = jnp.array([[0.0, 1.0], [2.0, 3.0]])
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([1.0]),

@@ -247,7 +247,9 @@ def q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=
     only if the caller passes traces [..., T] that are 0 where the action at t is not greedy, which `watkins_q_lambda`
     does. Shapes and errors as in `sarsa_lambda`.
 
-    Source: Peng & Williams (1996), section 3, https://doi.org/10.1007/BF00114731
+    Source: Sutton & Barto (2018), equation 12.20 with the maximum as its expectation,
+    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), section 3,
+    https://doi.org/10.1007/BF00114731
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
@@ -265,7 +267,9 @@ def peng_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradi
     lambda above 0 the fixed point lies between the values of the behaviour and the optimal ones; in exchange, returns
     are long. Shapes and errors as in `sarsa_lambda`; `lambda_` is a number.
 
-    Source: Peng & Williams (1996), section 3, https://doi.org/10.1007/BF00114731
+    Source: Sutton & Barto (2018), equation 12.20 with the maximum as its expectation,
+    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), section 3,
+    https://doi.org/10.1007/BF00114731
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(peng_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
@@ -281,7 +285,8 @@ def watkins_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, lambda_, stop_targ
     Rewards after an exploratory action do not count: the return bootstraps from max_a q_t[a] there. An action that
     ties for the maximum is greedy. Shapes and errors as in `sarsa_lambda`.
 
-    Source: Sutton & Barto (2018), section 12.10, http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), figure 12.12, http://incompleteideas.net/book/the-book-2nd.html; as Munos et al.
+    (2016), equation 3, with c = lambda where a_t is greedy and 0 elsewhere, https://arxiv.org/abs/1606.02647
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(watkins_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, a, 1.0))

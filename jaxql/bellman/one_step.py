@@ -96,7 +96,9 @@ def qv_learning(q_tm1, a_tm1, r_t, discount_t, v_t, stop_target_gradients=True) 
 
     Shapes and errors otherwise as in `q_learning`.
 
-    Source: Wiering & van Hasselt (2007), section III, https://doi.org/10.1109/ADPRL.2007.368200
+    Source: Sutton & Barto (2018), equation 6.7 with the bootstrap of equation 6.5,
+    http://incompleteideas.net/book/the-book-2nd.html; Wiering & van Hasselt (2007), section III,
+    https://doi.org/10.1109/ADPRL.2007.368200
 
     >>> print(qv_learning(jnp.array([0.0, 1.0]), 1, 1.0, 0.5, 4.0))
     2.0
@@ -110,7 +112,9 @@ def qv_max(v_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
 
     `v_tm1` [...]; shapes and errors otherwise as in `q_learning`.
 
-    Source: Wiering & van Hasselt (2009), section III, https://doi.org/10.1109/ADPRL.2009.4927532
+    Source: Sutton & Barto (2018), equation 6.5 with the target of equation 6.8,
+    http://incompleteideas.net/book/the-book-2nd.html; Wiering & van Hasselt (2009), section III,
+    https://doi.org/10.1109/ADPRL.2009.4927532
 
     >>> print(qv_max(1.0, 1.0, 0.5, jnp.array([0.0, 4.0])))
     2.0
@@ -125,7 +129,8 @@ def persistent_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, action_gap_scale, 
     k is `action_gap_scale`, in [0, 1]. Where a_tm1 is illegal at t (-inf) it cannot be repeated, and the bootstrap is
     the maximum. Shapes and errors otherwise as in `q_learning`.
 
-    Source: Bellemare et al. (2016), "A Family of Convergent Operators", https://arxiv.org/abs/1512.04860
+    Source: Bellemare et al. (2016), the operator T_PAL under theorem 1, https://arxiv.org/abs/1512.04860, mixed by k
+    as in rlax
 
     >>> print(persistent_q_learning(jnp.array([1.0, 2.0]), 0, 1.0, 0.5, jnp.array([0.0, 4.0]), 0.5))
     1.0
@@ -146,7 +151,7 @@ def advantage_learning(
     measured: the target network's, or `q_tm1` for a table. They are part of the target, as q_t is. The optimal policy
     stays optimal; an action below the best one is pushed further below. Shapes and errors as in `q_learning`.
 
-    Source: Bellemare et al. (2016), "A Family of Convergent Operators", https://arxiv.org/abs/1512.04860
+    Source: Bellemare et al. (2016), theorem 1 and the operator T_AL that it admits, https://arxiv.org/abs/1512.04860
 
     >>> q, q_t = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
     >>> print(advantage_learning(q, 0, 1.0, 0.5, q_t, q, action_gap_scale=0.5))
@@ -234,7 +239,7 @@ def munchausen_q_learning(
     Raises:
       ValueError: as `q_learning`.
 
-    Source: Vieillard, Pietquin & Geist (2020), section 2, https://arxiv.org/abs/2007.14430
+    Source: Vieillard, Pietquin & Geist (2020), equation 2, https://arxiv.org/abs/2007.14430
 
     >>> q, q_t = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
     >>> print(f"{munchausen_q_learning(q, 0, 1.0, 0.5, q_t, q):.4f}")

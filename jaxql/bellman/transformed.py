@@ -59,7 +59,7 @@ def signed_expm1(x) -> Array:
 def signed_hyperbolic(x, eps=1e-3) -> Array:
     """sign(x) (sqrt(|x| + 1) - 1) + eps x [...] of x [...]; the inverse of `signed_parabolic`.
 
-    Source: Pohlen et al. (2018), section 3.2, https://arxiv.org/abs/1805.11593
+    Source: Pohlen et al. (2018), section 3.2, in the text, https://arxiv.org/abs/1805.11593
 
     >>> print(signed_hyperbolic(jnp.array([-3.0, 0.0, 8.0]), eps=0.0))
     [-1.  0.  2.]
@@ -175,7 +175,7 @@ def unbiased_transform_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPai
 def twohot_pair(min_value, max_value, num_bins) -> TxPair:
     """A value as the weights [..., N] of the two beside it among evenly spaced bins, and back.
 
-    Source: Schrittwieser et al. (2020), appendix F, https://arxiv.org/abs/1911.08265
+    Source: Schrittwieser et al. (2020), appendix F, in the text, https://arxiv.org/abs/1911.08265
 
     >>> print(twohot_pair(0.0, 2.0, 3).apply(jnp.array([0.25, 2.0, 9.0])))
     [[0.75 0.25 0.  ]
@@ -188,7 +188,7 @@ def twohot_pair(min_value, max_value, num_bins) -> TxPair:
 def muzero_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPair:
     """`tx`, then two-hot weights [..., N] over bins that are evenly spaced on its scale; the weights average to tx(x).
 
-    Source: Schrittwieser et al. (2020), appendix F, https://arxiv.org/abs/1911.08265
+    Source: Schrittwieser et al. (2020), appendix F, in the text, https://arxiv.org/abs/1911.08265
 
     >>> pair = muzero_pair(-3.0, 3.0, 7, SIGNED_HYPERBOLIC_PAIR)
     >>> print(jnp.allclose(pair.apply_inv(pair.apply(jnp.array([-2.5, 7.25]))), jnp.array([-2.5, 7.25])))
@@ -202,7 +202,8 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
 
     The arguments at `value_argnums` go through tx_pair.apply_inv, whether given by position or by name.
 
-    Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687
+    Source: Pohlen et al. (2018), the operator T_h of section 3.2, https://arxiv.org/abs/1805.11593; van Hasselt et
+    al. (2019), section 3, https://arxiv.org/abs/1907.03687
 
     >>> returns = transform_values(multistep.lambda_returns, 2)
     >>> print(returns(SIGNED_LOGP1_PAIR, jnp.ones(1), jnp.ones(1), v_t=jnp.log(jnp.array([7.0]))).round(3))
@@ -221,7 +222,8 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     build_transformed.__name__ = build_transformed.__qualname__ = f"transformed_{name}"
     build_transformed.__doc__ = (
         f"`{name}` of transformed values: (tx_pair, *its arguments); see `transform_values`.\n\n"
-        "Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687"
+        f"Source: that of `{name}`, under the operator T_h of Pohlen et al. (2018), section 3.2, "
+        "https://arxiv.org/abs/1805.11593"
     )
     return build_transformed
 
@@ -265,7 +267,8 @@ def transformed_q_lambda(
 
     q_tm1 and q_t [..., T, A] and the errors are on the scale of `tx_pair`; all else as in `q_lambda`.
 
-    Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687
+    Source: Sutton & Barto (2018), equation 12.20, http://incompleteideas.net/book/the-book-2nd.html, under the
+    operator T_h of Pohlen et al. (2018), section 3.2, https://arxiv.org/abs/1805.11593
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
@@ -295,7 +298,8 @@ def transformed_retrace(
 
     q_tm1 and q_t [..., T, A] and the errors are on the scale of `tx_pair`; all else as in `retrace`.
 
-    Source: Kapturowski et al. (2019), section 2.3, https://openreview.net/pdf?id=r1lyTjAqYX
+    Source: Munos et al. (2016), equations 3 and 4, https://arxiv.org/abs/1606.02647, under the operator T_h of Pohlen
+    et al. (2018), section 3.2, https://arxiv.org/abs/1805.11593
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_retrace(q, q, a, a, jnp.ones(2), jnp.full(2, 0.5), jnp.full((2, 2), 0.5), jnp.ones(2), 1.0))

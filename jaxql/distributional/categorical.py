@@ -139,7 +139,7 @@ def categorical_td_learning(
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
 
-    Source: Bellemare, Dabney & Munos (2017), section 4, https://arxiv.org/abs/1707.06887
+    Source: Bellemare, Dabney & Munos (2017), equation 7 for the values of a policy, https://arxiv.org/abs/1707.06887
 
     >>> print(categorical_td_learning(jnp.arange(2.0), jnp.zeros(2), 1.0, 0.0, jnp.arange(2.0), jnp.zeros(2)))
     0.6931472

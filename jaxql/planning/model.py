@@ -16,7 +16,7 @@ def check(mdp: MDP) -> None:
     Probabilities must not be negative, and sum to 1 within 1e-5 (solvers divide by the sum); rewards must be finite;
     successors, those with probability 0 too, must be states.
 
-    Source: Puterman (1994), section 2.1. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 3.3. http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check(MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [2.0]))))
     Traceback (most recent call last):
@@ -59,7 +59,8 @@ def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
     Args: an id, with `env_kwargs` for `gymnasium.make`, or an env, which is left open.
     Raises: UserError if there is no such env, it has no P, or P is not its whole truth (Taxi's fickle passenger).
 
-    Source: Gymnasium's toy-text environments, https://gymnasium.farama.org/environments/toy_text
+    Source: Sutton & Barto (2018), equation 3.2. http://incompleteideas.net/book/the-book-2nd.html; the tables:
+    https://gymnasium.farama.org/environments/toy_text
 
     >>> lake = from_gymnasium("FrozenLake-v1")
     >>> lake.probability.shape, lake.step_limit

@@ -11,7 +11,7 @@ from jaxql.types import MDP, Array
 def action_values(mdp: MDP, values: Array, discount) -> Array:
     """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
 
-    Args: `values` [S]; `discount` scalar in [0, 1]. Returns q [S, A]. Source: Sutton & Barto (2018), 4.6.
+    Args: `values` [S]; `discount` scalar in [0, 1]. Returns q [S, A]. Source: Sutton & Barto (2018), equation 4.6.
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(action_values(loop, np.ones(1), 0.5)[0, 0])
@@ -48,7 +48,8 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
 def average(policy: Array, q: Array) -> Array:
     """Mean [S] of q [S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
 
-    Source: Sutton & Barto (2018), section 3.5. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), exercise 3.18 and the outer sum of equation 3.14.
+    http://incompleteideas.net/book/the-book-2nd.html
 
     >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
     [2.0]

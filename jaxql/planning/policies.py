@@ -33,7 +33,7 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
 def epsilon_soft_policy(q: Array, epsilon, tie: str = "lowest") -> Array:
     """pi[s, a] = epsilon / A + (1 - epsilon) greedy[s, a]: [S, A] -> [S, A]; ties as in `greedy_policy`.
 
-    Raises: UserError unless `epsilon` is in [0, 1]. Source: Sutton & Barto (2018), section 5.4.
+    Raises: UserError unless `epsilon` is in [0, 1]. Source: Sutton & Barto (2018), the weights in equation 5.2.
     http://incompleteideas.net/book/the-book-2nd.html
 
     >>> epsilon_soft_policy(np.array([[0.0, 1.0]]), 0.5).tolist()
@@ -56,7 +56,7 @@ def stationary_distribution(mdp: MDP, policy: Array) -> Array:
 
     Args: `policy` [S] of action indices or [S, A] of probabilities. Returns: [S] in the dtype of the rewards.
     Raises: UserError for a model or policy that makes no sense.
-    Source: Puterman (1994), appendix A.4. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 10.8. http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> stationary_distribution(loop, np.array([0])).tolist()
@@ -77,7 +77,8 @@ def discounted_occupancy(mdp: MDP, policy: Array, discount, start: Array | None 
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; `start` [S], the model's own if None.
     Raises: UserError for a model, policy, discount or start that makes no sense.
-    Source: Puterman (1994), section 6.9. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 9.2 with the discount as a factor of its second term.
+    http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> discounted_occupancy(loop, np.array([0]), 0.75).tolist()

@@ -74,7 +74,8 @@ def value_iteration(
       `max_iterations` >= 1.
     Returns: `Solution` in the dtype of the rewards.
     Raises: UserError for a model, discount or tolerance that makes no sense.
-    Source: Puterman (1994), sections 6.3 and 6.6. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; its bounds:
+    Puterman (1994), section 6.6. https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(value_iteration(loop, 0.5).values[0]), 5)

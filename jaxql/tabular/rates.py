@@ -15,7 +15,7 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
     Args: `visits` [S, A] integers; `state`, `action`, `real` [B] or scalars.
     Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `real`.
 
-    Source: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
+    Source: Sutton & Barto (2018), the n of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> visits, n = visit(jnp.zeros((1, 2), int), jnp.array([0, 0, 0]), jnp.array([1, 1, 0]), jnp.ones(3, bool))
     >>> visits.tolist(), n.tolist()
@@ -60,7 +60,8 @@ def robbins_monro(omega) -> Callable:
 
     Args: `omega` in (0.5, 1]; near 0.5 errors of the start are forgotten fastest. A traced omega is not checked.
     Raises: UserError for another omega.
-    Source: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
+    Source: Sutton & Barto (2018), the conditions of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html;
+    this rate: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
 
     >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
     [1.    0.125]

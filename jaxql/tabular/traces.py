@@ -33,7 +33,8 @@ def watkins_q_lambda_update(
     Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `real`
     [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
     Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
-    Source: Watkins (1989), chapter 7; Sutton & Barto (2018), section 12.10, http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (1998), figure 7.14, http://incompleteideas.net/book/ebook/node78.html; Watkins (1989),
+    chapter 7
 
     >>> table, row = jnp.array([[0.0, 0.0], [2.0, 4.0]]), list(map(jnp.array, ([0], [0], [1.0], 0.5, [1], [1], [True])))
     >>> q, traces, errors = watkins_q_lambda_update(table, jnp.zeros((1, 2, 2)), *row, 0.5, 0.5)
@@ -52,7 +53,9 @@ def naive_q_lambda_update(
     Simpler, and no longer off-policy: what follows an exploratory action counts. With a single action it is TD(lambda).
     Arguments and results as in `watkins_q_lambda_update`, which needs `next_action` too.
 
-    Source: Sutton & Barto (1998), section 7.6, http://incompleteideas.net/book/ebook/node78.html
+    Source: Sutton & Barto (2018), equations 12.5 and 12.7 for action values, with the maximum as bootstrap,
+    http://incompleteideas.net/book/the-book-2nd.html; Sutton & Barto (1998), section 7.6,
+    http://incompleteideas.net/book/ebook/node78.html
 
     >>> row = list(map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])))
     >>> q, traces, errors = naive_q_lambda_update(jnp.zeros((2, 1)), jnp.zeros((1, 2, 1)), *row, 0.5, 0.5)

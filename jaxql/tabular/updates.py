@@ -32,7 +32,8 @@ def q_learning_update(q, state, action, reward, discount, next_state, real, lear
     Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
     a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
     Returns: the new q, and the TD errors [B], 0 where not `real`.
-    Source: Watkins & Dayan (1992), https://doi.org/10.1007/BF00992698
+    Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html; Watkins & Dayan
+    (1992), https://doi.org/10.1007/BF00992698
 
     >>> q, errors = q_learning_update(jnp.zeros((2, 1)), *map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])), 0.1)
     >>> errors.tolist(), round(float(q[0, 0]), 6)
@@ -72,7 +73,7 @@ def epsilon_greedy_probabilities(q, epsilon) -> Array:
 
     With probability epsilon [...] any legal action, else one of the best, in equal parts.
 
-    Source: Sutton & Barto (2018), section 5.4, http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), the weights in equation 5.2, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(epsilon_greedy_probabilities(jnp.array([1.0, 1.0, 0.0, -jnp.inf]), 0.375))
     [0.4375 0.4375 0.125  0.    ]
@@ -147,7 +148,8 @@ def n_step_q_learning_update(
     `terminated`, `truncated`, `real` [B, T]; `n` a positive Python integer; `gamma` a number; `learning_rate` a number
     or [B, T].
     Returns: the new q, and the TD errors [B, T], 0 where not `real`.
-    Source: Sutton & Barto (2018), section 7.2 with the maximum as bootstrap, http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equations 7.4 and 7.5 with the maximum as bootstrap,
+    http://incompleteideas.net/book/the-book-2nd.html
 
     >>> no, rewards = jnp.zeros((1, 2), bool), jnp.array([[1.0, 2.0]])
     >>> rows = jnp.array([[0, 1, 2]]), jnp.zeros((1, 2), int), rewards, no, no, ~no
