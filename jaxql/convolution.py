@@ -1,27 +1,38 @@
-"""A convolution by XLA, or as one matrix product whose gradient is one too.
+"""A convolution by XLA, by oneDNN, or as one matrix product whose gradient is one too.
 
 XLA's own convolution on CPUs takes ten times as long inside a loop (`lax.scan`) as outside, and with large batches its
-weight gradient is slow; matrix products suffer neither. `benchmarks/learner.py` measures both.
+weight gradient is slow; the others suffer neither. `benchmarks/learner.py` measures all three.
 """
 
 import jax
 import jax.numpy as jnp
 
+from jaxql import onednn
 from jaxql.types import Array
 
 
 def convolve(x, w, stride: int, method: str = "auto") -> Array:
     """The convolution without padding [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H - k) // stride + 1.
 
-    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "products",
-    that is `by_products`, or "auto": products on CPUs, XLA elsewhere. The numbers agree up to rounding.
+    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "onednn",
+    or "products", that is `by_products`, or "auto": on CPUs oneDNN where it is here, else products; XLA elsewhere. The
+    numbers agree up to rounding.
+
+    Raises: ValueError for "onednn" where it is not here.
 
     >>> x, w = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolve(x, w, 2)[0, :, :, 0])
     [[4. 4.]
      [4. 4.]]
     """
-    if method == "products" or (method == "auto" and jax.default_backend() == "cpu"):
+    here = onednn.is_here(x.dtype)
+    if method == "onednn" and not here:
+        raise ValueError(f'convolution "onednn" needs {onednn.NEEDS}; use "auto", which takes it where it can')
+    if method == "auto" and jax.default_backend() == "cpu":
+        method = "onednn" if here else "products"
+    if method == "onednn":
+        return onednn.convolve(x, w, stride)
+    if method == "products":
         return by_products(x, w, stride)
     return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 

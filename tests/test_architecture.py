@@ -13,7 +13,18 @@ import jaxql
 ROOT = Path(jaxql.__file__).parent
 EDGE = {"envs", "lab", "cli", "__main__", "__init__"}
 EQUATIONS = {"bellman", "distributional", "losses", "planning", "tabular", "truth", "conformance"}
-CORE = EQUATIONS | {"types", "explore", "replay", "sum_tree", "convolution", "networks", "heads", "loop", "mesh"}
+CORE = EQUATIONS | {
+    "types",
+    "explore",
+    "replay",
+    "sum_tree",
+    "onednn",
+    "convolution",
+    "networks",
+    "heads",
+    "loop",
+    "mesh",
+}
 MAY_IMPORT = {  # module of the core: what it may import of the package, besides its own parts
     "types": set(),
     "errors": set(),
@@ -29,7 +40,8 @@ MAY_IMPORT = {  # module of the core: what it may import of the package, besides
     "replay": {"types", "sum_tree"},
     "loop": {"types"},
     "mesh": {"types"},
-    "convolution": {"types"},
+    "onednn": set(),
+    "convolution": {"types", "onednn"},
     "heads": {"types", "losses", "distributional"},
     "networks": {"types", "convolution"},
     "agents": CORE - {"loop", "mesh"} | {"errors"},

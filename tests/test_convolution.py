@@ -1,12 +1,15 @@
-"""The convolution by matrix products against XLA's, in value and gradient."""
+"""The convolutions by matrix products and by oneDNN against XLA's, in value and gradient."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql.convolution import by_products, convolve
+from jaxql import onednn
+from jaxql.convolution import convolve
 
+HERE = onednn.is_here(jnp.result_type(float))
+METHODS = ["products", pytest.param("onednn", marks=pytest.mark.skipif(not HERE, reason=f"needs {onednn.NEEDS}"))]
 SHAPES = [  # height, width, channels, kernel, stride, features
     (84, 84, 4, 8, 4, 16),
     (20, 20, 16, 4, 2, 32),
@@ -17,37 +20,29 @@ SHAPES = [  # height, width, channels, kernel, stride, features
 ]
 
 
-def xla(x, w, stride):
-    return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("height", "width", "channels", "size", "stride", "features"), SHAPES)
-def test_values_and_gradients_are_xlas(height, width, channels, size, stride, features):
+def test_values_and_gradients_are_xlas(height, width, channels, size, stride, features, method):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(3, height, width, channels)))
     w = jnp.asarray(rng.normal(size=(size, size, channels, features)) / size)
 
-    def both(f):
+    def both(method):
         def total(x, w):
-            y = f(x, w, stride)
+            y = convolve(x, w, stride, method)
             return jnp.sum(jnp.sin(y)), y
 
         return jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(x, w)
 
     tolerance = 1e-10 if x.dtype == jnp.float64 else 1e-4
-    for got, want in zip(*(jax.tree.leaves(both(f)) for f in (by_products, xla)), strict=True):
+    for got, want in zip(*(jax.tree.leaves(both(name)) for name in (method, "xla")), strict=True):
         assert got.shape == want.shape
         np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * max(1, np.abs(want).max()))
 
 
-def test_vmapped_over_kernels_it_is_each_of_them():
+@pytest.mark.parametrize("method", METHODS)
+def test_vmapped_over_kernels_it_is_each_of_them(method):
     rng = np.random.default_rng(1)
     x, w = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.normal(size=(4, 4, 4, 3, 5)))
-    together = jax.vmap(lambda w: by_products(x, w, 2))(w)
-    np.testing.assert_allclose(together, jnp.stack([xla(x, one, 2) for one in w]), rtol=1e-4, atol=1e-4)
-
-
-def test_the_switch_changes_nothing_but_speed():
-    rng = np.random.default_rng(2)
-    x, w = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.normal(size=(4, 4, 3, 5)))
-    np.testing.assert_allclose(convolve(x, w, 2, "xla"), convolve(x, w, 2, "products"), rtol=1e-4, atol=1e-4)
+    together = jax.vmap(lambda w: convolve(x, w, 2, method))(w)
+    np.testing.assert_allclose(together, jnp.stack([convolve(x, one, 2, "xla") for one in w]), rtol=1e-4, atol=1e-4)

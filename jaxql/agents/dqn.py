@@ -37,7 +37,7 @@ class Config(RunConfig):
 
     network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
+    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: what is fastest here
     layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
@@ -258,7 +258,6 @@ TUNED = {
         warmup_steps=5_000,
         steps=2_000_000,
         network="nips-cnn",
-        convolution="xla",  # a tenth faster than products for so small a network
         layer_norm=True,
         double=True,
         n_step=10,
@@ -266,6 +265,9 @@ TUNED = {
         prioritised=True,
         beta_steps=600_000,
         learning_rate=5e-4,
+        decay_from=20_000,
+        decay_updates=20_000,
+        decay_to=0.2,
         adam_epsilon=1e-4,
         exploration_steps=60_000,
         clip_rewards=True,

@@ -38,7 +38,7 @@ class Config(RunConfig):
     minibatches: int = within(8, 1)  # parts of an epoch
     network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (128, 128)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
+    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: what is fastest here
     layer_norm: bool = True  # before each ReLU
     trace: float = within(0.65, 0, 1)  # lambda
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw

@@ -90,7 +90,7 @@ def train(
     layout = dict(seed=every if seeds > 1 else seed, purpose="train", life_loss=config.life_loss)
     given, env = env, make_env(seeds * config.num_envs, **layout)
     try:
-        one = entry.make(_for_vmap(config, settings) if seeds > 1 else config, env.spec, network)
+        one = entry.make(_for_vmap(config) if seeds > 1 else config, env.spec, network)
         shapes = jax.eval_shape(one.init, jax.random.key(seed), env.spec.obs, hyper_of(config))
         needed = memory.line(shapes, seeds)
         initial = load_params(init_from, shapes.params) if init_from else None
@@ -127,10 +127,9 @@ def _every(seed: int, seeds: int) -> tuple[int, ...]:
     return tuple(range(check_seed(seed), seed + seeds))
 
 
-def _for_vmap(config, settings):
-    """The settings with convolutions as matrix products, unless asked otherwise: XLA's are slow with many kernels."""
-    asked = settings.get("convolution", "auto") != "auto"
-    if asked or getattr(config, "convolution", None) not in ("auto", "xla"):
+def _for_vmap(config):
+    """The settings with convolutions as matrix products on an accelerator, where XLA's are slow with many kernels."""
+    if getattr(config, "convolution", None) != "auto" or jax.default_backend() == "cpu":
         return config
     return dataclasses.replace(config, convolution="products")
 
