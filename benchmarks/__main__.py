@@ -10,7 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-PARTS = "equations", "tabular", "replay", "learner", "seeds", "emulator", "end_to_end"
+PARTS = (
+    "equations", "planning", "tabular", "replay", "learner", "profile", "seeds", "emulator", "overhead", "end_to_end",
+    "time_to_solve",
+)  # fmt: skip
 MEASURES = (  # what a row measures, in the order of preference, and whether more is better
     ("env_steps_per_second", True),
     ("million_updates_per_second", True),
@@ -18,14 +21,18 @@ MEASURES = (  # what a row measures, in the order of preference, and whether mor
     ("updates_per_second", True),
     ("milliseconds", False),
     ("seconds_with_compilation", False),
+    ("seconds", False),
+    ("wall_seconds", False),
 )
-SETTINGS = "part", "name", "setting", "batch", "capacity", "agents", "seeds", "envs"
+SETTINGS = "part", "name", "setting", "batch", "capacity", "agents", "seeds", "envs", "states", "seed"
 
 
 def measure(parts, quick: bool, out: Path | None) -> None:
     """Runs the parts and adds their rows to a file as they come; a part that cannot run here says so."""
     from benchmarks.measure import about
+    from jaxql.lab.memory import keep_freed_memory
 
+    keep_freed_memory()  # as the command line does
     common = about()
     for part in parts:
         module = importlib.import_module(f"benchmarks.{part}")

@@ -4,6 +4,6 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-gpu.jsonl}
-for part in equations tabular replay learner seeds emulator end_to_end; do
-    PYTHONPATH=. timeout 68 python3 -m benchmarks "$part" --quick --out "$out" || echo "$part: stopped" >&2
+for part in equations planning tabular replay learner profile seeds emulator overhead end_to_end time_to_solve; do
+    PYTHONPATH=. timeout 43 python3 -m benchmarks "$part" --quick --out "$out" || echo "$part: stopped" >&2
 done

@@ -1,4 +1,4 @@
-"""Updates a second of the Nature CNN's DQN: both convolutions (XLA's is flax's), and PyTorch, on the same batch.
+"""Updates a second of the Nature CNN's DQN: each convolution (XLA's is flax's), and PyTorch, on the same batches.
 
 An update is the target network at the next observations, the online one at the observations, its gradient, and Adam.
 """
@@ -13,10 +13,12 @@ import numpy as np
 import optax
 
 from benchmarks.measure import interleaved
-from jaxql import losses, networks
+from jaxql import losses, networks, onednn
 from jaxql.types import Spec, Transition
 
 ACTIONS = 6
+METHODS = "onednn", "products", "xla"
+SCANNED = 4  # updates in a scan
 FLOPS = 2 * (400 * 256 * 32 + 81 * 512 * 64 + 49 * 576 * 64 + 3136 * 512 + 512 * ACTIONS)  # of one example, forward
 
 
@@ -24,18 +26,20 @@ def rows(quick: bool = False):
     """Rows of every batch size, the matrix product's peak beside them."""
     for batch in (32,) if quick else (32, 256):
         rng = np.random.default_rng(0)
-        frames = rng.integers(256, size=(2, batch, 4, 84, 84), dtype=np.uint8)
+        frames = rng.integers(256, size=(SCANNED + 1, batch, 4, 84, 84), dtype=np.uint8)
         action, reward = rng.integers(ACTIONS, size=batch), rng.normal(size=batch).astype(np.float32)
+        methods = [method for method in METHODS if method != "onednn" or onednn.is_here(jnp.result_type(float))]
+        every = [(method, inside) for method in methods for inside in (False, True)]
+        if quick or batch > 32:
+            every.remove(("xla", True))  # seconds an update
         contestants = {
             f"jaxql, {method}{' inside lax.scan' if inside else ''}": _jax_update(
                 frames, action, reward, method, inside_scan=inside
             )
-            for method, inside in (("products", False), ("products", True), ("xla", False))
+            for method, inside in every
         }
         with contextlib.suppress(ImportError):
-            contestants |= _torch_updates(frames, action, reward)
-        if batch == 32 and not quick:
-            contestants["jaxql, xla inside lax.scan"] = _jax_update(frames, action, reward, "xla", inside_scan=True)
+            contestants |= _torch_updates(frames[:2], action, reward)
         work = FLOPS * batch * 4  # two forwards, and a backward of twice a forward
         peak = matmul_peak()
         for name, row in interleaved(contestants, repeats=3 if quick else 7).items():
@@ -53,32 +57,31 @@ def rows(quick: bool = False):
             }
 
 
-SCANNED = 4  # updates in a scan
-
-
 def _jax_update(frames, action, reward, method, inside_scan=False):
     spec = Spec(jax.ShapeDtypeStruct(frames[0].shape, jnp.uint8), ACTIONS, len(action), stack=4)
     network, optimizer = networks.make_network("nature-cnn", spec, convolution=method), optax.adam(2.5e-4)
     weight = jnp.ones(len(action))
-    batch = Transition(frames[0], jnp.asarray(action), jnp.asarray(reward), 0.99 * weight, frames[1], weight)
-    batch = jax.tree.map(jnp.asarray, batch)
-    params = network.init(jax.random.key(0), batch.obs)
+    frames, action, reward = (jnp.asarray(x) for x in (frames, action, reward))
+    params = network.init(jax.random.key(0), frames[0])
 
-    def update(carry, _):
+    def update(carry, pair):
         params, target, opt_state = carry
+        batch = Transition(pair[0], action, reward, 0.99 * weight, pair[1], weight)
         gradient = jax.grad(lambda p: losses.dqn_loss(p, target, batch, network.apply)[0])(params)
         updates, opt_state = optimizer.update(gradient, opt_state)
         return (optax.apply_updates(params, updates), target, opt_state), None
 
-    if inside_scan:
-        step = jax.jit(lambda carry: jax.lax.scan(update, carry, None, SCANNED)[0], donate_argnums=0)
+    if inside_scan:  # each update has observations of its own: what they share could be computed once for all
+        pairs = jnp.stack([frames[:-1], frames[1:]], axis=1)
+        step = jax.jit(lambda carry, pairs: jax.lax.scan(update, carry, pairs)[0], donate_argnums=0)
     else:
-        step = jax.jit(lambda carry: update(carry, None)[0], donate_argnums=0)
+        pairs = frames[:2]
+        step = jax.jit(lambda carry, pair: update(carry, pair)[0], donate_argnums=0)
     carry = (params, jax.tree.map(jnp.copy, params), optimizer.init(params))
 
     def call():
         nonlocal carry
-        carry = step(carry)
+        carry = step(carry, pairs)
         return carry
 
     return call

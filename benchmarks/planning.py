@@ -190,6 +190,16 @@ def run_apart(name, options, sweeps=0):
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
 
 
+def rows(quick: bool = False):
+    """The contestants as a part of `python -m benchmarks`: 10^5 states, or 10^4."""
+    options = argparse.Namespace(side=100 if quick else 316, discount=0.99, tolerance=1e-6, repeats=3)
+    sweeps = 0
+    for name in OURS if quick else CONTESTANTS:
+        row = {"part": "planning", "name": name, "states": options.side**2} | run_apart(name, options, sweeps)
+        sweeps = max(sweeps, row.get("iterations", 0))
+        yield row
+
+
 def versions():
     found = {"python": platform.python_version()}
     for package in ("jax", "jaxlib", "numpy", "scipy", "pymdptoolbox"):
