@@ -11,9 +11,18 @@ import sys
 from pathlib import Path
 
 PARTS = (
-    "equations", "planning", "tabular", "replay", "learner", "profile", "seeds", "emulator", "overhead", "end_to_end",
+    "equations",
+    "planning",
+    "tabular",
+    "replay",
+    "learner",
+    "profile",
+    "seeds",
+    "emulator",
+    "overhead",
+    "end_to_end",
     "time_to_solve",
-)  # fmt: skip
+)
 MEASURES = (  # what a row measures, in the order of preference, and whether more is better
     ("env_steps_per_second", True),
     ("million_updates_per_second", True),

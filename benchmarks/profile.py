@@ -65,11 +65,10 @@ def pieces(batch: int) -> dict:
         g, forward = normal(batch, out, out, features), functools.partial(convolve, stride=stride)
         work = 2 * g.size * w[..., 0].size
         found[f"convolution {number}, forward"] = call(forward, x, w), work
-        for which, name in ((1, "kernel"), (0, "input"))[
-            : 1 if number == 1 else 2
-        ]:  # nothing is learned below the first
-            into = functools.partial(_gradient, forward, which)
-            found[f"convolution {number}, into its {name}"] = call(into, x, w, g), work
+        for which, name in enumerate(("input", "kernel")):
+            if number > 1 or name == "kernel":  # nothing is learned below the first
+                into = functools.partial(_gradient, forward, which)
+                found[f"convolution {number}, into its {name}"] = call(into, x, w, g), work
     return found
 
 
