@@ -4,41 +4,34 @@ import dataclasses
 import math
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from jaxql import heads, losses
+from jaxql import heads
 from jaxql.agents.base import (
     INIT,
     LEARN,
     LEARN_DRAWS,
-    RunConfig,
     State,
     address,
     after,
     beta_of,
     epsilon_greedy_on,
-    epsilon_of,
     grouped_gradient,
-    learning_rate_of,
     new_state,
     within,
 )
+from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network, masked
+from jaxql.networks import masked
 from jaxql.replay import blank_step, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
+class Config(DeepConfig):
     """Settings of the deep Q learner; `NAMED` has those of the papers."""
 
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
-    hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
-    layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
     head: Literal["scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "hl-gauss"] = "scalar"
@@ -57,44 +50,31 @@ class Config(RunConfig):
     alpha: float = within(0.5, 0)  # that exponent
     beta: float = within(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1 ...
     beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
-    clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
-    learning_rate: float = within(2.5e-4, 0)  # Adam's
-    decay_from: int = within(0, 0)  # updates after which the learning rate falls
-    decay_updates: int = within(1, 1)  # updates in which it falls linearly to decay_to of itself
-    decay_to: float = within(1.0, 0, 1)  # 1 keeps it constant
     adam_epsilon: float = within(1e-8, 0)
-    max_gradient_norm: float = within(10.0, 0)  # the global norm; 0 for no limit
     target: Literal["hard", "polyak", "none"] = "hard"  # how the target network follows the online one
     target_period_updates: int = within(500, 1)  # hard: updates between copies
     tau: float = within(0.005, 0, 1)  # polyak: how much of the way it goes with every update
-    epsilon: float = within(0.01, 0, 1)  # where exploration ends
-    exploration_steps: int = within(30_000, 1)  # env steps in which epsilon falls there from 1
 
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
     """The learner for these worlds, with the network given or the one that the settings name."""
-    image, name, head = is_image(spec), config.network, head_of(config)
-    if name == "auto":
-        name = "nature-cnn" if image else "mlp"
-    if name != "mlp" and not image and network is None:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    head = head_of(config)
     if spec.num_worlds % config.groups or config.batch_size % config.groups:
         raise UserError(
             f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
             f"({config.batch_size})"
         )
     make_replay = prioritised_replay if config.prioritised else uniform_replay
-    variant = {name: getattr(config, name) for name in ("dueling", "noisy", "layer_norm", "convolution")}
-    limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
+    outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
     return dqn(
-        network or make_network(name, spec, config.hidden, outputs=head.outputs, fractions=head.fractions, **variant),
+        network or network_of(config, spec, **outputs),
         make_replay(config.capacity, config.n_step, spec.stack, groups=config.groups),
         head,
         batch_size=config.batch_size,
         groups=config.groups,
         double=config.double,
         penalty={"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss],
-        optimizer=optax.chain(limit, optax.scale_by_adam(eps=config.adam_epsilon)),
+        optimizer=optimizer_of(config, optax.scale_by_adam(eps=config.adam_epsilon)),
         target=config.target,
         clip_rewards=config.clip_rewards,
         draws=config.noisy or head.fractions > 0,
@@ -153,9 +133,8 @@ def dqn(
         return after(state, step, data=replay.add(state.data, step._replace(reward=reward)))
 
     def learn(state: State):
-        hyper, updates = state.hyper, state.updates + 1
         key = address(state.key, LEARN, state.updates)
-        batch = replay.sample(state.data, key, batch_size, hyper.discount, beta_of(state))
+        batch = replay.sample(state.data, key, batch_size, state.hyper.discount, beta_of(state))
 
         def loss(params, batch, key):
             followed = state.params if target == "none" else state.target
@@ -163,24 +142,10 @@ def dqn(
 
         draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
         (value, (td_errors, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
-        direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        rate = learning_rate_of(state)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        followed = state.target
-        if target == "hard":
-            followed = optax.periodic_update(params, followed, updates, hyper.target_period_updates)
-        elif target == "polyak":
-            followed = optax.incremental_update(params, followed, hyper.tau)
-        data = state.data
+        metrics = report(state, value, gradient, q_values, batch.weight)
         if replay.update is not None:
-            data = replay.update(data, batch.index, td_errors, hyper.alpha)
-        metrics = {
-            "loss": value,
-            "epsilon": epsilon_of(state),
-            "gradient_norm": optax.tree.norm(gradient),
-            "q_mean": losses.weighted_mean(q_values, batch.weight),
-        }
-        return state._replace(params=params, target=followed, opt_state=opt_state, data=data, updates=updates), metrics
+            state = state._replace(data=replay.update(state.data, batch.index, td_errors, state.hyper.alpha))
+        return follow(descend(state, gradient, optimizer), target), metrics
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
 
