@@ -10,11 +10,12 @@ import jax.numpy as jnp
 from jaxql.types import Array
 
 
-def convolve(x, w, stride: int, method: str = "auto") -> Array:
-    """The convolution without padding [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H - k) // stride + 1.
+def convolve(x, w, stride: int, method: str = "auto", padding: int = 0) -> Array:
+    """The convolution [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H + 2 padding - k) // stride + 1.
 
-    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "products",
-    that is `by_products`, or "auto": products on CPUs, XLA elsewhere. The numbers agree up to rounding.
+    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f] of x between `padding` zeros on each
+    side. The method is "xla", or "products", that is `by_products`, or "auto": products on CPUs, XLA elsewhere. The
+    numbers agree up to rounding.
 
     >>> x, w = jnp.ones((1, 4, 4, 1)), jnp.ones((2, 2, 1, 1))
     >>> print(convolve(x, w, 2)[0, :, :, 0])
@@ -22,12 +23,13 @@ def convolve(x, w, stride: int, method: str = "auto") -> Array:
      [4. 4.]]
     """
     if method == "products" or (method == "auto" and jax.default_backend() == "cpu"):
-        return by_products(x, w, stride)
-    return jax.lax.conv_general_dilated(x, w, (stride, stride), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return by_products(jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)]), w, stride)
+    sides = [(padding, padding)] * 2
+    return jax.lax.conv_general_dilated(x, w, (stride, stride), sides, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def by_products(x, w, stride: int) -> Array:
-    """`convolve` by matrix products alone.
+    """`convolve` without padding, by matrix products alone.
 
     Blocks of stride x stride pixels become channels, of the image and of the kernel, which leaves a convolution of
     stride 1 with m x m taps; one product gives what every pixel contributes to every tap, and the taps are added up.

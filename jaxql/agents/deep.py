@@ -17,8 +17,10 @@ from jaxql.types import Array, Network, Spec
 class DeepConfig(RunConfig):
     """The settings of every agent with a network."""
 
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
+    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn"] = "auto"  # nature-cnn or mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
+    width: int = within(1, 1)  # multiplies the channels of convolutions
+    dense_width: int = within(0, 0)  # of the hidden layer behind convolutions; 0: as published
     convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
     layer_norm: bool = False  # before each ReLU
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
@@ -38,7 +40,7 @@ def network_of(config: DeepConfig, spec: Spec, **variant) -> Network:
         name = "nature-cnn" if image else "mlp"
     if name != "mlp" and not image:
         raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
-    common = dict(layer_norm=config.layer_norm, convolution=config.convolution)
+    common = {field: getattr(config, field) for field in ("width", "dense_width", "layer_norm", "convolution")}
     return make_network(name, spec, config.hidden, **common, **variant)
 
 

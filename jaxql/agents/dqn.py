@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -12,20 +13,27 @@ from jaxql.agents.base import (
     INIT,
     LEARN,
     LEARN_DRAWS,
+    RESET,
     State,
     address,
     after,
+    annealed_horizon,
     beta_of,
     epsilon_greedy_on,
     grouped_gradient,
     new_state,
+    updates_since_reset,
     within,
 )
 from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.networks import masked
+from jaxql.networks import masked, shrunk
 from jaxql.replay import blank_step, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
+
+Heads = Literal[
+    "scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "munchausen-implicit-quantile", "hl-gauss"
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,19 +42,26 @@ class Config(DeepConfig):
 
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
-    head: Literal["scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "hl-gauss"] = "scalar"
+    head: Heads = "scalar"  # what the network says of an action
     atoms: int = within(51, 1)  # of a distributional head: atoms, quantiles, fractions or bins
     v_min: float = within(-10.0, -math.inf)  # the least return of a categorical or hl-gauss head
     v_max: float = within(10.0, -math.inf)  # the greatest
-    munchausen_temperature: float = within(0.03, 1e-9)  # of the munchausen head
+    munchausen_temperature: float = within(0.03, 1e-9)  # of a munchausen head
     munchausen_alpha: float = within(0.9, 0)  # its share of the log-policy in the reward
     double: bool = False  # the online network selects the next action, the target network evaluates it
     n_step: int = within(1, 1)  # steps of reward before the bootstrap
+    anneal_updates: int = within(
+        0, 0
+    )  # updates, from the start and every reset on, in which n falls from n_step to ...
+    n_step_end: int = within(1, 1)  # ... this, and gamma rises from discount to ...
+    discount_end: float = within(0.997, 0, 1)  # ... this, both exponentially; anneal_updates 0 keeps them constant
+    reset_every_updates: int = within(0, 0)  # updates between resets of network, target and optimiser; 0 for none
+    reset_keep: float = within(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
     groups: int = within(1, 1)  # parts of worlds and batch that draw and learn apart; a multiple of a mesh's devices
     capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
-    prioritised: bool = False  # rows are drawn in proportion to (|TD error| + 1e-6)**alpha
+    prioritised: bool = False  # rows are drawn as (|TD error| + 1e-6)**alpha; of a categorical head: (KL + 1e-6)**alpha
     alpha: float = within(0.5, 0)  # that exponent
     beta: float = within(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1 ...
     beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
@@ -64,6 +79,10 @@ def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
             f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
             f"({config.batch_size})"
         )
+    if config.anneal_updates and config.n_step_end > config.n_step:
+        raise UserError(
+            f"n_step_end is {config.n_step_end}; n falls, so it must be at most n_step, which is {config.n_step}"
+        )
     make_replay = prioritised_replay if config.prioritised else uniform_replay
     outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
     return dqn(
@@ -78,6 +97,8 @@ def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
         target=config.target,
         clip_rewards=config.clip_rewards,
         draws=config.noisy or head.fractions > 0,
+        anneals=config.anneal_updates > 0,
+        resets=config.reset_every_updates > 0,
     )
 
 
@@ -85,8 +106,8 @@ def head_of(config: Config) -> heads.Head:
     """The head that the settings name."""
     if config.v_min >= config.v_max:
         raise UserError(f"v_min is {config.v_min} and v_max {config.v_max}; v_min must be less")
-    if config.head == "munchausen" and config.double:
-        raise UserError("the munchausen head averages over a policy and chooses no action; set double to False")
+    if config.head.startswith("munchausen") and config.double:
+        raise UserError(f"the {config.head} head averages over a policy and chooses no action; set double to False")
     return {
         "scalar": heads.scalar,
         "munchausen": lambda: heads.munchausen(config.munchausen_temperature, config.munchausen_alpha),
@@ -94,6 +115,9 @@ def head_of(config: Config) -> heads.Head:
         "hl-gauss": lambda: heads.hl_gauss(config.v_min, config.v_max, config.atoms),
         "quantile": lambda: heads.quantile(config.atoms),
         "implicit-quantile": lambda: heads.implicit_quantile(config.atoms),
+        "munchausen-implicit-quantile": lambda: heads.munchausen_implicit_quantile(
+            config.atoms, config.munchausen_temperature, config.munchausen_alpha
+        ),
     }[config.head]()
 
 
@@ -110,12 +134,16 @@ def dqn(
     target: str = "hard",
     clip_rewards: bool = False,
     draws: bool = False,
+    anneals: bool = False,
+    resets: bool = False,
 ) -> Agent:
     """The agent of any network, replay and head (scalar if None).
 
     `groups` is the replay's; the gradient of a batch is the weighted mean of theirs, and each has its own noise.
     `optimizer` has no learning rate, which is in `state.hyper`. `draws` says that the network draws noise or fractions,
     so that it needs a key to act and to learn; the policy that is evaluated draws nothing.
+    `anneals` and `resets` say that n and gamma move (`base.annealed_horizon`), and that layers are drawn anew
+    (`networks.shrunk`), as numbers in `state.hyper` say.
     """
     network, head = masked(network), head or heads.scalar()
     optimizer = optimizer or optax.scale_by_adam()
@@ -134,21 +162,61 @@ def dqn(
 
     def learn(state: State):
         key = address(state.key, LEARN, state.updates)
-        batch = replay.sample(state.data, key, batch_size, state.hyper.discount, beta_of(state))
+        n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
+        batch = replay.sample(state.data, key, batch_size, gamma, beta_of(state), n)
 
         def loss(params, batch, key):
             followed = state.params if target == "none" else state.target
             return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
 
         draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
-        (value, (td_errors, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
+        (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
         metrics = report(state, value, gradient, q_values, batch.weight)
         if replay.update is not None:
-            state = state._replace(data=replay.update(state.data, batch.index, td_errors, state.hyper.alpha))
-        return follow(descend(state, gradient, optimizer), target), metrics
+            state = state._replace(data=replay.update(state.data, batch.index, priority, state.hyper.alpha))
+        state = follow(descend(state, gradient, optimizer), target)
+        return reset(state, batch.obs) if resets else state, metrics
+
+    def reset(state: State, obs) -> State:
+        """The state with its layers drawn anew, if now is the time."""
+
+        def fresh(params, followed, opt_state):
+            drawn = network.init(address(state.key, RESET, state.updates), obs)
+            params = shrunk(params, drawn, state.hyper.reset_keep)
+            followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
+            return params, followed, optimizer.init(params)
+
+        learned = state.params, state.target, state.opt_state
+        due = updates_since_reset(state) == 0
+        params, followed, opt_state = jax.lax.cond(due, fresh, lambda *learned: learned, *learned)
+        return state._replace(params=params, target=followed, opt_state=opt_state)
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
 
+
+RAINBOW = dict(
+    head="categorical",
+    double=True,
+    dueling=True,
+    noisy=True,
+    epsilon=0.0,
+    exploration_steps=1,
+    n_step=3,
+    prioritised=True,
+)
+ATARI = dict(  # what the newer papers share, in place of what is tuned for one game
+    num_envs=1,
+    updates=1,
+    batch_size=32,
+    layer_norm=False,
+    convolution="auto",
+    clip_rewards=True,
+    v_min=-10.0,
+    v_max=10.0,
+    discount=0.99,
+    alpha=0.5,
+    adam_epsilon=1.5e-4,
+)
 
 NAMED = {  # what each name changes of the defaults
     "double-dqn": dict(double=True),  # https://arxiv.org/abs/1509.06461
@@ -159,15 +227,78 @@ NAMED = {  # what each name changes of the defaults
     "qr-dqn": dict(head="quantile"),  # https://arxiv.org/abs/1710.10044
     "iqn": dict(head="implicit-quantile", atoms=32),  # https://arxiv.org/abs/1806.06923
     "munchausen-dqn": dict(head="munchausen", double=False),  # https://arxiv.org/abs/2007.14430
-    "rainbow": dict(  # https://arxiv.org/abs/1710.02298
+    "rainbow": RAINBOW,  # https://arxiv.org/abs/1710.02298
+    "data-efficient-rainbow": RAINBOW  # https://arxiv.org/abs/1906.05243, appendix
+    | ATARI
+    | dict(
+        network="der-cnn",
+        life_loss=True,
+        n_step=20,
+        capacity=100_000,
+        warmup_steps=1_600,
+        learning_rate=1e-4,
+        target_period_updates=2_000,
+        beta_steps=100_000,
+        steps=100_000,
+    ),
+    # https://arxiv.org/abs/2411.03820 without spectral norms and the 6 x 6 maximum behind the convolutions; epsilon
+    # stays at 0.01, not 0 from half-way on, and the priority is the error of the mean, not the mean error of pairs.
+    "btr": ATARI
+    | dict(
+        network="impala-cnn",
+        width=2,
+        dense_width=512,
+        head="munchausen-implicit-quantile",
+        atoms=8,
+        double=False,
+        dueling=True,
+        noisy=True,
+        n_step=3,
+        discount=0.997,
+        prioritised=True,
+        alpha=0.2,
+        beta=0.45,
+        beta_steps=50_000_000,
+        num_envs=64,
+        batch_size=256,
+        capacity=2**20,
+        warmup_steps=200_000,
+        learning_rate=1e-4,
+        adam_epsilon=0.005 / 256,
+        target_period_updates=500,
+        exploration_steps=2_000_000,
+        steps=50_000_000,
+    ),
+    # https://arxiv.org/abs/2305.19452 without self-prediction, augmented images, weight decay and renormalised
+    # features; the online network acts, not the target network.
+    "bbf": ATARI
+    | dict(
+        network="impala-cnn",
+        width=4,
+        dense_width=2048,
         head="categorical",
         double=True,
         dueling=True,
-        noisy=True,
-        epsilon=0.0,
-        exploration_steps=1,
-        n_step=3,
         prioritised=True,
+        beta=0.5,
+        beta_steps=10**9,  # beta is constant
+        life_loss=True,
+        updates=2,
+        n_step=10,
+        n_step_end=3,
+        discount=0.97,
+        discount_end=0.997,
+        anneal_updates=10_000,
+        reset_every_updates=40_000,
+        reset_keep=0.5,
+        capacity=200_000,
+        warmup_steps=2_000,
+        learning_rate=1e-4,
+        target="polyak",
+        tau=0.005,
+        epsilon=0.0,
+        exploration_steps=4_000,
+        steps=100_000,
     ),
 }
 
