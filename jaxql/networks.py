@@ -68,7 +68,8 @@ class Impala(nn.Module):
             conv = functools.partial(Conv, channels, 3, 1, self.method, 1, nn.initializers.lecun_normal())
             x = nn.max_pool(conv()(x), (3, 3), (2, 2), "SAME")
             for _ in range(2):
-                x = x + conv()(activated(conv()(activated(x, self.layer_norm)), self.layer_norm))
+                y = conv()(activated(x, self.layer_norm))
+                x = x + conv()(activated(y, self.layer_norm))
         return activated(x, self.layer_norm)
 
 

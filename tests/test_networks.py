@@ -39,9 +39,9 @@ def impala_size(width):
 def test_convolutional_networks_are_the_papers(name, parameters):
     network = make_network(name, ATARI)
     obs = jnp.zeros((3, 4, 84, 84), jnp.uint8)
-    params = network.init(jax.random.key(0), obs)
+    params = jax.jit(network.init)(jax.random.key(0), obs)
     assert size(params) == parameters
-    q, memory = network.apply(params, obs)
+    q, memory = jax.jit(network.apply)(params, obs)
     assert q.shape == (3, 6)
     assert memory == ()
     assert {x.dtype for x in jax.tree.leaves((params, q))} == {jnp.result_type(float)}
@@ -101,7 +101,7 @@ def test_shrinking_keeps_a_share_of_convolutions_alone(name):
     spec = ATARI._replace(obs=jax.ShapeDtypeStruct((2, 4, 40, 40), jnp.uint8))
     network = make_network(name, spec, (8, 8), layer_norm=True, dueling=True, dense_width=8)
     obs = jnp.zeros(spec.obs.shape, jnp.uint8)
-    old, new = (network.init(jax.random.key(seed), obs) for seed in (0, 1))
+    old, new = (jax.jit(network.init)(jax.random.key(seed), obs) for seed in (0, 1))
     old, new = (jax.tree.map(lambda x, i=i: x + i, tree) for i, tree in enumerate((old, new)))  # biases too
     mixed = shrunk(old, new, 0.25)["params"]
     encoders = {

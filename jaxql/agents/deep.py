@@ -12,12 +12,14 @@ from jaxql.errors import UserError
 from jaxql.networks import is_image, make_network
 from jaxql.types import Array, Network, Spec
 
+Networks = Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn"]
+
 
 @dataclasses.dataclass(frozen=True)
 class DeepConfig(RunConfig):
     """The settings of every agent with a network."""
 
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn"] = "auto"  # nature-cnn or mlp
+    network: Networks = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
     width: int = within(1, 1)  # multiplies the channels of convolutions
     dense_width: int = within(0, 0)  # of the hidden layer behind convolutions; 0: as published
