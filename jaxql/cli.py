@@ -12,7 +12,7 @@ from jaxql.errors import UserError, nearest
 
 AGENTS = (  # the registry's, for help without importing jax
     "value-iteration q-iteration q-learning dqn pqn "
-    "double-dqn dueling-dqn per-dqn noisy-dqn c51 qr-dqn iqn munchausen-dqn rainbow"
+    "double-dqn dueling-dqn per-dqn noisy-dqn c51 qr-dqn iqn munchausen-dqn rainbow data-efficient-rainbow btr bbf"
 ).split()
 COMMANDS = ("train", "evaluate", "record")
 HELP = """usage: jaxql COMMAND ...

@@ -11,12 +11,12 @@ from jaxql import onednn
 from jaxql.types import Array
 
 
-def convolve(x, w, stride: int, method: str = "auto") -> Array:
-    """The convolution without padding [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H - k) // stride + 1.
+def convolve(x, w, stride: int, method: str = "auto", padding: int = 0) -> Array:
+    """The convolution [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], H' = (H + 2 padding - k) // stride + 1.
 
-    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f]. The method is "xla", or "onednn",
-    or "products", that is `by_products`, or "auto": on CPUs oneDNN where it is here, else products; XLA elsewhere. The
-    numbers agree up to rounding.
+    y[n, i, j, f] = sum_{u, v, c} x[n, i stride + u, j stride + v, c] w[u, v, c, f] of x between `padding` zeros on each
+    side. The method is "xla", or "onednn", or "products", that is `by_products`, or "auto": on CPUs oneDNN where it is
+    here, else products; XLA elsewhere. The numbers agree up to rounding.
 
     Raises: ValueError for "onednn" where it is not here.
 
@@ -25,6 +25,7 @@ def convolve(x, w, stride: int, method: str = "auto") -> Array:
     [[4. 4.]
      [4. 4.]]
     """
+    x = jnp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)]) if padding else x
     here = onednn.is_here(x.dtype)
     if method == "onednn" and not here:
         raise ValueError(f'convolution "onednn" needs {onednn.NEEDS}; use "auto", which takes it where it can')
@@ -38,7 +39,7 @@ def convolve(x, w, stride: int, method: str = "auto") -> Array:
 
 
 def by_products(x, w, stride: int) -> Array:
-    """`convolve` by matrix products alone.
+    """`convolve` without padding, by matrix products alone.
 
     Blocks of stride x stride pixels become channels, of the image and of the kernel, which leaves a convolution of
     stride 1 with m x m taps; one product gives what every pixel contributes to every tap, and the taps are added up.

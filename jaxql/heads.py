@@ -14,7 +14,7 @@ class Head(NamedTuple):
 
     outputs: int | None  # numbers a network gives for each action; None: one, without an axis of its own
     q_values: Callable  # (output [N, A, ...]) -> action values [N, A]; illegal actions, all -inf, are worth -inf
-    loss: Callable  # (params, target_params, transitions, apply, *, double, penalty, key) -> (loss, (errors, values))
+    loss: Callable  # (params, target_params, transitions, apply, *, double, penalty, key) -> (loss, (priority, values))
     fractions: int = 0  # above 0, the network draws so many fractions and gives (quantiles, fractions)
 
 
@@ -33,7 +33,7 @@ def munchausen(temperature: float = 0.03, alpha: float = 0.9, floor: float = -1.
 
 
 def categorical(v_min: float, v_max: float, atoms: int = 51) -> Head:
-    """Logits of evenly spaced returns (C51): `losses.c51_loss`.
+    """Logits of evenly spaced returns (C51): `losses.c51_loss`, whose divergences are the priorities, as in Rainbow.
 
     >>> print(categorical(-1.0, 1.0, 3).q_values(jnp.array([[[0.0, 0.0, 0.0], [-9e9, -9e9, 0.0]]])))
     [[0. 1.]]
@@ -41,7 +41,7 @@ def categorical(v_min: float, v_max: float, atoms: int = 51) -> Head:
     support = _spaced(v_min, v_max, atoms)
 
     def loss(*args, penalty=None, **options):
-        return losses.c51_loss(*args, atoms=support(), **options)
+        return losses.c51_loss(*args, atoms=support(), divergence=True, **options)
 
     return Head(atoms, lambda logits: distributional.categorical_mean(logits, support()), loss)
 
@@ -64,6 +64,17 @@ def quantile(quantiles: int = 51) -> Head:
 def implicit_quantile(fractions: int = 32) -> Head:
     """Quantiles at drawn fractions (IQN): `losses.quantile_loss` of a network that gives (quantiles, fractions)."""
     return Head(None, lambda output: jnp.mean(output[0], axis=-1), _quantile_loss, fractions)
+
+
+def munchausen_implicit_quantile(
+    fractions: int = 32, temperature: float = 0.03, alpha: float = 0.9, floor: float = -1.0
+) -> Head:
+    """Quantiles at drawn fractions of the return of a softmax policy (M-IQN): `losses.munchausen_quantile_loss`."""
+
+    def loss(*args, double=False, penalty=None, **options):
+        return losses.munchausen_quantile_loss(*args, temperature=temperature, alpha=alpha, floor=floor, **options)
+
+    return implicit_quantile(fractions)._replace(loss=loss)
 
 
 def _quantile_loss(*args, penalty=None, **options):

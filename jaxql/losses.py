@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxql import bellman, distributional
-from jaxql.bellman.core import batched
+from jaxql.bellman.core import batched, bootstrap, product
 from jaxql.distributional import Quantiles
 from jaxql.distributional.categorical import row
 from jaxql.types import Array, Transition
@@ -198,6 +198,7 @@ def c51_loss(
     atoms: Array,
     double: bool = False,
     value: Callable = distributional.mean,
+    divergence: bool = False,
     mask: Array | None = None,
     key: Array | None = None,
 ) -> Result:
@@ -209,6 +210,7 @@ def c51_loss(
       apply: its output is logits [N, A, M].
       atoms: [M] in ascending order.
       value: (atoms [M], probabilities [N, A, M]) -> [N, A], what a* maximises; see `distributional.cvar`.
+      divergence: whether KL(target || Z(obs, action)) [N], Rainbow's priority, is given in place of the td_errors.
 
     Returns:
       The loss, and (td_errors [N], q_values [N]): projected target's mean - Z(obs, action)'s, and the latter.
@@ -216,7 +218,8 @@ def c51_loss(
     Raises:
       ValueError: the rows of an argument are not N, or mask is not [N, A].
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887; divergence: Hessel et al.
+    (2018), section "The Integrated Agent", https://arxiv.org/abs/1710.02298
 
     >>> table = jnp.zeros((2, 1, 3))
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
@@ -232,9 +235,14 @@ def c51_loss(
     q_selector = _legal(q_selector, transitions.next_obs, mask)
     target = distributional.c51_target(transitions.reward, transitions.discount, logits.value, q_selector, atoms)
     taken = _taken(logits.now, transitions.action)
-    losses = distributional.cross_entropy(taken, _counted(target, transitions.weight))
+    counted = _counted(target, transitions.weight)
+    losses = distributional.cross_entropy(taken, counted)
     q_values = distributional.categorical_mean(taken, atoms)
-    return weighted_mean(losses, transitions.weight), (distributional.mean(atoms, target) - q_values, q_values)
+    if divergence:
+        errors = losses - jnp.sum(jax.scipy.special.entr(counted), axis=-1)
+    else:
+        errors = distributional.mean(atoms, target) - q_values
+    return weighted_mean(losses, transitions.weight), (errors, q_values)
 
 
 def quantile_loss(
@@ -280,11 +288,82 @@ def quantile_loss(
     now, then, chooser = (_as_quantiles(x) for x in outputs)
     q_selector = _legal(value(chooser.values, _per_action(chooser)), transitions.next_obs, mask)
     target = distributional.quantile_target(transitions.reward, transitions.discount, then.values, q_selector)
+    return _quantile_result(now, target, then.probs, transitions, kappa)
+
+
+def _quantile_result(now: Quantiles, target, probs, transitions, kappa) -> Result:
+    """The quantile Huber loss to target quantiles [N, M] of probabilities `probs`, and what is reported beside it."""
     taken = _taken(now.values, transitions.action)
     losses = distributional.quantile_huber(taken, now.taus, _counted(target, transitions.weight), kappa=kappa)
     q_values = distributional.mean(taken, now.probs)
-    td_errors = distributional.mean(target, then.probs) - q_values
+    td_errors = distributional.mean(target, probs) - q_values
     return weighted_mean(losses, transitions.weight), (td_errors, q_values)
+
+
+def munchausen_quantile_loss(
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    temperature: float = 0.03,
+    alpha: float = 0.9,
+    floor: float = -1.0,
+    kappa: float = 1.0,
+    mask: Array | None = None,
+    key: Array | None = None,
+) -> Result:
+    """The loss of M-IQN: weighted mean of the quantile Huber loss of Z(obs, action) to the Munchausen target.
+
+    The target is reward + alpha * clip(temperature * log pi(action), floor, 0) + discount * sum_a pi'[a] (Z'(next_obs,
+    a) - temperature * log pi'[a]); pi and pi' are softmax(Q' / temperature) at obs and next_obs, Q' the mean of Z'.
+
+    Args, as at the head of this module, and:
+      apply, kappa: as in `quantile_loss`.
+      temperature, alpha, floor: as in `jaxql.bellman.munchausen_q_learning`; they may be traced.
+
+    Returns:
+      The loss, and (td_errors [N], q_values [N]): mean of the target - mean of Z(obs, action), and the latter.
+
+    Raises:
+      ValueError: as `quantile_loss`.
+
+    Source: Vieillard, Pietquin & Geist (2020), equation 2, https://arxiv.org/abs/2007.14430; on quantiles: Dabney et
+    al. (2018), equation 3, https://arxiv.org/abs/1806.06923
+
+    >>> table = jnp.array([[[0.0, 0.0], [1.0, 1.0]], [[2.0, 4.0], [2.0, 4.0]]])
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([1]), reward=jnp.array([1.0]),
+    ...                   discount=jnp.array([0.5]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> apply = lambda params, obs: (params[obs], ())
+    >>> loss, (td_errors, q_values) = munchausen_quantile_loss(table, table, rows, apply)
+    >>> print(f"{td_errors[0]:.4f}")  # 1 + 0.5 * (3 + 0.03 * log 2) - 1
+    1.5104
+    """
+    outputs = _outputs(params, target_params, transitions, apply, False, key)
+    before = _call(apply, target_params, transitions.obs, key, 3)
+    now, then, before = (_as_quantiles(x) for x in (outputs.now, outputs.value, before))
+    target = _munchausen_target(
+        then.values,
+        _legal(distributional.mean(then.values, _per_action(then)), transitions.next_obs, mask),
+        _legal(distributional.mean(before.values, _per_action(before)), transitions.obs),
+        transitions.action,
+        transitions.reward,
+        transitions.discount,
+        temperature=temperature,
+        alpha=alpha,
+        floor=floor,
+    )
+    return _quantile_result(now, target, then.probs, transitions, kappa)
+
+
+@batched("AM", "A", "A", "", "", "")
+def _munchausen_target(quantiles_t, q_t, q_tm1, a_tm1, r_t, discount_t, *, temperature, alpha, floor):
+    """Target quantiles [..., M] of M-IQN, constants."""
+    log_policy, log_policy_t = (temperature * jax.nn.log_softmax(q / temperature) for q in (q_tm1, q_t))
+    policy_t = jnp.exp(log_policy_t / temperature)
+    reward = r_t + alpha * jnp.clip(log_policy[a_tm1], floor, 0)
+    v_t = jnp.sum(product(policy_t[:, None], quantiles_t - log_policy_t[:, None]), axis=0)
+    return jax.lax.stop_gradient(bootstrap(reward, discount_t, v_t))
 
 
 def _as_quantiles(output) -> Quantiles:

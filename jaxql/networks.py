@@ -1,7 +1,7 @@
 """Networks as pairs of pure functions; the only file that imports flax."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
@@ -27,21 +27,50 @@ def from_flax(module: nn.Module) -> Network:
     return Network(init=module.init, apply=apply)
 
 
+def activated(x, layer_norm: bool):
+    """ReLU of x, normalised before if asked for."""
+    return nn.relu(nn.LayerNorm(param_dtype=x.dtype)(x) if layer_norm else x)
+
+
 class Conv(nn.Module):
-    """A convolution [N, H, W, C] -> [N, H', W', features] with bias and without padding; see `convolve`."""
+    """A convolution [N, H, W, C] -> [N, H', W', features] with bias; see `convolve`."""
 
     features: int
     size: int
     stride: int
     method: str = "auto"
+    padding: int = 0
+    kernel_init: Callable = nn.initializers.he_normal()
 
     @nn.compact
     def __call__(self, x):
         shape = self.size, self.size, x.shape[-1], self.features
-        kernel = self.param("kernel", nn.initializers.he_normal(), shape, jnp.result_type(float))
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.result_type(float))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.result_type(float))
-        y = convolve(x, kernel, self.stride, self.method)
+        y = convolve(x, kernel, self.stride, self.method, self.padding)
         return y + jnp.broadcast_to(bias, y.shape)
+
+
+class Impala(nn.Module):
+    """Stages that halve the image [N, H, W, C]: a convolution, a maximum of 3 x 3 pixels, and two residual blocks.
+
+    Source: Espeholt et al. (2018), figure 3, right, https://arxiv.org/abs/1802.01561
+    """
+
+    stages: Sequence[int]  # channels of each
+    method: str = "auto"
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        for channels in self.stages:
+            # Half the variance of other layers, for every block adds to what it is given.
+            conv = functools.partial(Conv, channels, 3, 1, self.method, 1, nn.initializers.lecun_normal())
+            x = nn.max_pool(conv()(x), (3, 3), (2, 2), "SAME")
+            for _ in range(2):
+                y = conv()(activated(x, self.layer_norm))
+                x = x + conv()(activated(y, self.layer_norm))
+        return activated(x, self.layer_norm)
 
 
 class NoisyDense(nn.Module):
@@ -90,6 +119,7 @@ class QNetwork(nn.Module):
     hidden: Sequence[int] = (64, 64)
     num_states: int | None = None  # observations are indices below it
     convolutions: Sequence[tuple[int, int, int]] = ()  # features, kernel size and stride of each
+    stages: Sequence[int] = ()  # channels of the stages of `Impala`, in their place
     channels_first: bool = False  # images are [N, C, H, W], as stacks of frames are, and not [N, H, W, C]
     outputs: int | None = None
     fractions: int = 0  # above 0: so many are drawn, and the result is (quantiles [N, A, K], fractions [N, K])
@@ -102,7 +132,7 @@ class QNetwork(nn.Module):
     def __call__(self, obs):
         x = self.features(obs)
         for width in self.hidden[:-1]:
-            x = self.activated(Dense(width, param_dtype=x.dtype)(x))
+            x = activated(Dense(width, param_dtype=x.dtype)(x), self.layer_norm)
         if self.fractions:
             taus = self.taus(len(x), x.dtype)
             waves = jnp.cos(jnp.pi * jnp.arange(64)[None, None] * taus[..., None])  # [N, K, 64]
@@ -117,21 +147,20 @@ class QNetwork(nn.Module):
         dtype = jnp.result_type(float)
         if self.num_states is not None:
             return jax.nn.one_hot(obs, self.num_states, dtype=dtype)
-        if self.convolutions:
+        if self.convolutions or self.stages:
             obs = jnp.moveaxis(obs, -3, -1) if self.channels_first else obs
             obs = obs.astype(dtype) / (255 if obs.dtype == jnp.uint8 else 1)
         x = obs.astype(dtype)
         for convolution in self.convolutions:
-            x = self.activated(Conv(*convolution, self.convolution)(x))
+            x = activated(Conv(*convolution, self.convolution)(x), self.layer_norm)
+        if self.stages:
+            x = Impala(self.stages, self.convolution, self.layer_norm)(x)
         return x.reshape(len(x), -1)
-
-    def activated(self, x):
-        return nn.relu(nn.LayerNorm(param_dtype=x.dtype)(x) if self.layer_norm else x)
 
     def stream(self, x, rows: int):
         """The last hidden layer and the output [..., rows], or [..., rows, outputs]."""
         for width in self.hidden[-1:]:
-            x = self.activated(self.dense(width)(x))
+            x = activated(self.dense(width)(x), self.layer_norm)
         values = self.dense if self.noisy else Values
         y = values(rows * (self.outputs or 1), **({} if self.noisy else {"param_dtype": x.dtype}))(x)
         return y if self.outputs is None else y.reshape(*y.shape[:-1], rows, self.outputs)
@@ -148,9 +177,14 @@ class QNetwork(nn.Module):
         )
 
 
-# features, kernel size and stride of each convolution; width of the hidden layer
-NATURE_CNN = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512  # Mnih et al. (2015), https://doi.org/10.1038/nature14236
-NIPS_CNN = ((16, 8, 4), (32, 4, 2)), 256  # Mnih et al. (2013), https://arxiv.org/abs/1312.5602
+CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width of the hidden layer
+    # Mnih et al. (2015), https://doi.org/10.1038/nature14236
+    "nature-cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),
+    # Mnih et al. (2013), https://arxiv.org/abs/1312.5602
+    "nips-cnn": (((16, 8, 4), (32, 4, 2)), 256),
+    # van Hasselt et al. (2019), https://arxiv.org/abs/1906.05243
+    "der-cnn": (((32, 5, 5), (64, 5, 5)), 256),
+}
 
 
 def is_image(spec: Spec) -> bool:
@@ -164,18 +198,49 @@ def observation_of(obs):
     return obs["observation"] if isinstance(obs, dict) and "action_mask" in obs else obs
 
 
-def make_network(name: str, spec: Spec, hidden: Sequence[int] = (64, 64), **variant) -> Network:
-    """The network called `name` ("mlp", "nature-cnn" or "nips-cnn") for these worlds.
+def make_network(
+    name: str, spec: Spec, hidden: Sequence[int] = (64, 64), *, width: int = 1, dense_width: int = 0, **variant
+) -> Network:
+    """The network called `name` ("mlp", "impala-cnn" or one of `CONVOLUTIONAL`) for these worlds.
 
     Args:
       hidden: widths of the MLP's hidden layers.
+      width: multiplies the channels of convolutions.
+      dense_width: of the hidden layer behind convolutions; 0 for its own.
       **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`.
     """
     if name == "mlp":
         return from_flax(QNetwork(spec.num_actions, tuple(hidden), spec.num_states, **variant))
-    convolutions, width = {"nature-cnn": NATURE_CNN, "nips-cnn": NIPS_CNN}[name]
-    images = dict(convolutions=convolutions, channels_first=spec.stack > 1)
-    return from_flax(QNetwork(spec.num_actions, (width,), **images, **variant))
+    if name == "impala-cnn":
+        own, layers = 256, dict(stages=(16 * width, 32 * width, 32 * width))
+    else:
+        convolutions, own = CONVOLUTIONAL[name]
+        layers = dict(convolutions=tuple((width * features, *shape) for features, *shape in convolutions))
+    return from_flax(
+        QNetwork(spec.num_actions, (dense_width or own,), channels_first=spec.stack > 1, **layers, **variant)
+    )
+
+
+def shrunk(params, fresh, keep):
+    """`fresh` parameters of a network; those of a `QNetwork`'s convolutions keep * params + (1 - keep) * fresh.
+
+    The layer norms of convolutions are theirs. Other networks have no convolutions.
+
+    Source: Schwarzer et al. (2023), section 3, https://arxiv.org/abs/2305.19452
+
+    >>> params, fresh = ({"params": {"Conv_0": x, "Dense_0": x}} for x in (1.0, 3.0))
+    >>> shrunk(params, fresh, 0.25)
+    {'params': {'Conv_0': 2.5, 'Dense_0': 3.0}}
+    """
+    modules = fresh.get("params", {}) if isinstance(fresh, dict) else {}
+    convolutions = [name for name in modules if name.startswith("Conv_")]
+    norms = [f"LayerNorm_{i}" for i in range(len(convolutions))]
+    kept = [name for name in (*convolutions, *norms, "Impala_0") if name in modules]
+    mixed = {
+        name: jax.tree.map(lambda old, new: keep * old + (1 - keep) * new, params["params"][name], modules[name])
+        for name in kept
+    }
+    return fresh | {"params": modules | mixed} if kept else fresh
 
 
 def masked(network: Network) -> Network:

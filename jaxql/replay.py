@@ -47,13 +47,15 @@ def stacked(rows: Step, t, world, stack: int):
     return jax.tree.map(view, rows.obs)
 
 
-def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int) -> Transition:
+def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int, n=None) -> Transition:
     """The n-step transition of one world at tick t: it stops at the first end of either kind, a life's included.
 
     reward = sum_{i < m} gamma**i r_{t+i}, discount = gamma**m (0 past a termination), next_obs = obs_{t+m}, m <= n.
+    n is `n_step`, or where given a number from 1 to `n_step` that may be traced.
     """
     window = jax.tree.map(lambda x: x[(t + jnp.arange(n_step)) % len(x), world], rows._replace(obs=()))
     taken = jnp.cumprod(jnp.append(True, ~(window.terminated | window.truncated)[:-1])).astype(bool)
+    taken = taken if n is None else taken & (jnp.arange(n_step) < n)
     m = jnp.sum(taken, dtype=jnp.int32)
     return Transition(
         obs=stacked(rows, t, world, stack),
@@ -90,8 +92,8 @@ class _Storage:
         end = jnp.maximum(ring.count - self.n_step + 1, 0)
         return jnp.maximum(end - (len(ring.rows.real) - self.margin), 0), end
 
-    def fold(self, ring: Ring, t, world, weight, gamma) -> Transition:
-        one = functools.partial(fold, ring.rows, gamma=gamma, n_step=self.n_step, stack=self.stack)
+    def fold(self, ring: Ring, t, world, weight, gamma, n) -> Transition:
+        one = functools.partial(fold, ring.rows, gamma=gamma, n_step=self.n_step, stack=self.stack, n=n)
         return jax.vmap(one)(t, world, weight)
 
     def each(self, f, ring: Ring, *args):
@@ -103,7 +105,7 @@ class _Storage:
         axes = Ring(rows=1, count=None, priorities=0, largest=None)
         return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
 
-    def sample(self, draw, ring: Ring, key, batch_size: int, gamma) -> Transition:
+    def sample(self, draw, ring: Ring, key, batch_size: int, gamma, n) -> Transition:
         """The rows [N] that draw(ring, key, N) -> (t, world, weight, index) finds, as many in every group."""
         if batch_size % self.groups:
             raise ValueError(f"groups is {self.groups}; it must divide the batch of {batch_size}")
@@ -111,7 +113,7 @@ class _Storage:
         def of_group(ring, group):
             own = key if self.groups == 1 else jax.random.fold_in(key, group[0])
             t, world, weight, index = draw(ring, own, batch_size // self.groups)
-            return self.fold(ring, t, world, weight, gamma)._replace(index=index)
+            return self.fold(ring, t, world, weight, gamma, n)._replace(index=index)
 
         batch = self.each(of_group, ring, jnp.arange(self.groups))
         if self.groups > 1:
@@ -131,7 +133,7 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
 
     Args:
       capacity: rows [B worlds x ticks] that can be drawn, rounded up to whole ticks.
-      n_step: steps folded into a transition.
+      n_step: steps folded into a transition, the most that an n given to sample may ask for.
       stack: above 1, observations are [B, stack, ...], newest last; single frames are kept, stacks are views.
       groups: equal parts of the worlds that are drawn from apart, each as many rows; on a mesh whose devices they are
         shared out among, no row leaves its device. It must divide B and N. Rows of a group that resets more weigh more.
@@ -139,8 +141,8 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
     Returns:
       init(first Step) -> ring: the storage; the first observation is stored, the Step itself is not.
       add(ring, Step) -> ring: donate the ring and it is written in place.
-      sample(ring, key, N, gamma, beta) -> Transition of N rows, at a cost that does not depend on the capacity; every
-        weight is 1, whatever beta, or 0 if nothing could be drawn.
+      sample(ring, key, N, gamma, beta, n) -> Transition of N rows, at a cost that does not depend on the capacity;
+        every weight is 1, whatever beta, or 0 if nothing could be drawn.
 
     >>> replay = uniform_replay(capacity=8)
     >>> step = blank_step(jnp.zeros((2, 3)))
@@ -160,8 +162,8 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
         t, world, valid = (jnp.take_along_axis(x, first, axis=0)[0] for x in (t, world, valid))
         return t, world, valid.astype(ring.rows.reward.dtype), ()
 
-    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
-        return storage.sample(draw, ring, key, batch_size, gamma)
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0, n=None) -> Transition:
+        return storage.sample(draw, ring, key, batch_size, gamma, n)
 
     return Replay(init=storage.init, add=storage.add, sample=sample)
 
@@ -169,7 +171,7 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
 def prioritised_replay(
     capacity: int, n_step: int = 1, stack: int = 1, epsilon: float = 1e-6, groups: int = 1
 ) -> Replay:
-    """Draws rows with odds p, where p = (|TD error| + epsilon)**alpha, and of a new row the greatest p that ever was.
+    """Draws rows with odds p = (|x| + epsilon)**alpha of a TD error or a loss x; p of a new row is the greatest so far.
 
     A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
     not real. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
@@ -180,7 +182,7 @@ def prioritised_replay(
 
     Returns:
       init, add, sample: as in `uniform_replay`; the `index` of the Transition says where its rows lie.
-      update(ring, index, td_errors, alpha) -> ring: new priorities of rows drawn since the last add.
+      update(ring, index, x, alpha) -> ring: new priorities of rows drawn since the last add.
 
     Source: Schaul et al. (2016), algorithm 1 and equation 1, https://arxiv.org/abs/1511.05952
 
@@ -216,8 +218,8 @@ def prioritised_replay(
         weight = jnp.where(odds > 0, jnp.where(odds > 0, odds, 1) ** -beta, 0)
         return index // worlds, index % worlds, weight, index
 
-    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0) -> Transition:
-        batch = storage.sample(functools.partial(draw, beta=beta), ring, key, batch_size, gamma)
+    def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0, n=None) -> Transition:
+        batch = storage.sample(functools.partial(draw, beta=beta), ring, key, batch_size, gamma, n)
         weight = batch.weight / jnp.maximum(jnp.max(batch.weight), 1)
         return batch._replace(weight=weight.astype(ring.rows.reward.dtype))
 
@@ -225,8 +227,8 @@ def prioritised_replay(
         value = jnp.where(sum_tree.read(ring.priorities, index) > 0, value, 0)
         return sum_tree.write(ring.priorities, index, value), jnp.max(value)
 
-    def update(ring: Ring, index, td_errors, alpha) -> Ring:
-        tree, largest = storage.each(change, ring, index, (jnp.abs(td_errors) + epsilon) ** alpha)
+    def update(ring: Ring, index, x, alpha) -> Ring:
+        tree, largest = storage.each(change, ring, index, (jnp.abs(x) + epsilon) ** alpha)
         return ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(largest)))
 
     return Replay(init=init, add=add, sample=sample, update=update)

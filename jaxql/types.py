@@ -41,8 +41,8 @@ class Replay(NamedTuple):
 
     init: Callable  # (first Step) -> ring
     add: Callable  # (ring, Step) -> ring
-    sample: Callable  # (ring, key, N, gamma, beta=0.) -> Transition, whose weights correct the odds to the power beta
-    update: Callable | None = None  # (ring, index, td_errors, alpha) -> ring; None where draws are uniform
+    sample: Callable  # (ring, key, N, gamma, beta=0., n=None) -> Transition, weighed by its odds to the power -beta
+    update: Callable | None = None  # (ring, index, td_errors or losses, alpha) -> ring; None where draws are uniform
 
 
 class Network(NamedTuple):

@@ -46,3 +46,15 @@ def test_vmapped_over_kernels_it_is_each_of_them(method):
     x, w = jnp.asarray(rng.normal(size=(2, 8, 8, 3))), jnp.asarray(rng.normal(size=(4, 4, 4, 3, 5)))
     together = jax.vmap(lambda w: convolve(x, w, 2, method))(w)
     np.testing.assert_allclose(together, jnp.stack([convolve(x, one, 2, "xla") for one in w]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["xla", *METHODS])
+@pytest.mark.parametrize(("height", "width", "channels", "size", "stride", "features"), SHAPES)
+def test_padding_is_zeros_on_every_side(height, width, channels, size, stride, features, method):
+    rng = np.random.default_rng(3)
+    x = jnp.asarray(rng.normal(size=(2, height, width, channels)))
+    w = jnp.asarray(rng.normal(size=(size, size, channels, features)) / size)
+    padded = np.zeros((2, height + 2, width + 2, channels))
+    padded[:, 1:-1, 1:-1] = x
+    want = convolve(jnp.asarray(padded), w, stride, "xla")
+    np.testing.assert_allclose(convolve(x, w, stride, method, padding=1), want, rtol=1e-4, atol=1e-4)

@@ -26,10 +26,11 @@ def softmax(x):
     return odds / odds.sum(-1, keepdims=True)
 
 
+DIVERGENCE = dict(atoms=ATOMS, divergence=True)  # Rainbow's priority; the others' is the TD error of the mean
 HEADS = {  # head, its q_values by definition, its loss by name
     "scalar": (heads.scalar(), lambda x: x, losses.dqn_loss, {}),
     "munchausen": (heads.munchausen(0.1, 0.5), lambda x: x, losses.munchausen_loss, dict(temperature=0.1, alpha=0.5)),
-    "categorical": (heads.categorical(-2.0, 3.0, 6), lambda x: softmax(x) @ ATOMS, losses.c51_loss, dict(atoms=ATOMS)),
+    "categorical": (heads.categorical(-2.0, 3.0, 6), lambda x: softmax(x) @ ATOMS, losses.c51_loss, DIVERGENCE),
     "hl-gauss": (
         heads.hl_gauss(-2.0, 3.0, 6),
         lambda x: softmax(x) @ (EDGES[1:] + EDGES[:-1]) * 0.5,
@@ -50,7 +51,7 @@ def test_a_head_is_its_loss_and_its_values(name):
     def apply(params, obs, key=None):
         return params[obs], ()
 
-    options = {key: jnp.asarray(x) for key, x in options.items()}
+    options = {key: x if key == "divergence" else jnp.asarray(x) for key, x in options.items()}
     got = head.loss(params, target, BATCH, apply, double=False, penalty=jnp.square)
     squared = dict(penalty=jnp.square) if name in ("scalar", "munchausen") else {}
     want = loss(params, target, BATCH, apply, **options, **squared)
@@ -68,4 +69,8 @@ def test_implicit_quantiles_are_worth_their_mean_and_learned_at_their_fractions(
 
     got = head.loss(quantiles, quantiles, BATCH, apply, double=True, penalty=None)
     want = losses.quantile_loss(quantiles, quantiles, BATCH, apply, double=True)
+    np.testing.assert_allclose(got[0], want[0], rtol=1e-6)
+    head = heads.munchausen_implicit_quantile(4, 0.1, 0.5)
+    got = head.loss(quantiles, quantiles, BATCH, apply, double=False, penalty=None)
+    want = losses.munchausen_quantile_loss(quantiles, quantiles, BATCH, apply, temperature=0.1, alpha=0.5)
     np.testing.assert_allclose(got[0], want[0], rtol=1e-6)

@@ -23,6 +23,8 @@ NETWORKS = TABLES._replace(learning_rate=0.003)
 CAUTIOUS = TABLES._replace(learning_rate=0.0005)  # other heads magnify rounding from update to update
 WORLDS = 4
 SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
+TINY = dict(network="mlp", capacity=400, batch_size=32, v_min=-2.0, v_max=2.0, beta_steps=500)  # whatever the name
+SCHEDULES = dict(reset_every_updates=120, anneal_updates=50, n_step=10, n_step_end=3, discount_end=0.95)
 ONLINE = dict(warmup=0, rounds=200, ticks=1, updates=1)  # a table keeps one Step: more ticks would lose some
 ROLLOUT = dict(warmup=0, rounds=50, ticks=8, updates=4)
 REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
@@ -46,14 +48,16 @@ def deep(name):
 
 
 def settings_of(name):
+    """Few rows and narrow layers, and schedules of a name so short that they are run through."""
     entry = agents.REGISTRY[name]
     if name == "pqn":
         return entry.config(ticks=8, updates=4, minibatches=4, hidden=(32,))
-    return entry.config(**(SMALL | entry.named if deep(name) else {}))
+    return entry.config(**(SMALL | entry.named | TINY if deep(name) else {}))
 
 
 def hyper_of(name):
-    return (NETWORKS if name == "dqn" else CAUTIOUS) if deep(name) else TABLES
+    hyper = (NETWORKS if name == "dqn" else CAUTIOUS) if deep(name) else TABLES
+    return hyper._replace(**SCHEDULES) if "reset_every_updates" in agents.REGISTRY[name].named else hyper
 
 
 def agent_of(name):

@@ -171,6 +171,7 @@ LOSSES = {  # name: (the loss, what a row costs)
 }
 SCALAR = {"dqn": losses.dqn_loss, "munchausen": losses.munchausen_loss}
 ALL = {name: loss for name, (loss, _) in LOSSES.items()} | SCALAR
+ALL["munchausen_quantile"] = functools.partial(losses.munchausen_quantile_loss, temperature=0.5)
 
 
 def heads(name, seed):
@@ -227,7 +228,7 @@ def test_laws_of_every_loss(name):
     same(rows._replace(reward=jnp.where(idle, jnp.inf, rows.reward), discount=jnp.where(idle, jnp.nan, rows.discount)))
     ended = rows._replace(discount=jnp.zeros(N))
     value, (slope, _) = f(params, target, ended)
-    if name != "munchausen":  # whose target reads the target network at obs
+    if not name.startswith("munchausen"):  # whose target reads the target network at obs
         same(ended, jnp.full_like(target, jnp.inf))
         same(ended, jnp.full_like(target, jnp.nan))
     with pytest.raises(ValueError, match="shape"):
@@ -349,3 +350,40 @@ def test_munchausen_loss_is_its_equation():
     np.testing.assert_allclose(errors, want, rtol=1e-5)
     np.testing.assert_allclose(loss, jnp.average(optax.huber_loss(want), weights=rows.weight), rtol=1e-5)
     np.testing.assert_allclose(values, params[rows.obs, rows.action])
+
+
+def test_munchausen_quantile_loss_is_its_definition_row_by_row(temperature=0.4, alpha=0.7, floor=-0.5, kappa=0.8):
+    (params, target), rows = heads("quantile", 25), batch(26)
+    rng = np.random.default_rng(27)
+    mask = rng.random((N, A)) < 0.6
+    mask[np.arange(N), rng.integers(A, size=N)] = True
+    options = dict(temperature=temperature, alpha=alpha, floor=floor, kappa=kappa)
+    f = jax.jit(lambda *args: losses.munchausen_quantile_loss(*args, apply, mask=jnp.asarray(mask), **options))
+    loss, (errors, values) = f(params, target, rows)
+    online, frozen, costs = np.asarray(params, np.float64), np.asarray(target, np.float64), []
+    for i, (obs, action, reward, discount, next_obs, _) in enumerate(zip(*rows[:6], strict=True)):
+        policy = softmax(frozen[obs].mean(-1) / temperature)
+        goal = np.full(M, reward + alpha * np.clip(temperature * np.log(policy[action]), floor, 0))
+        legal = np.flatnonzero(mask[i])
+        for p, b in zip(softmax(frozen[next_obs].mean(-1)[legal] / temperature), legal, strict=True):
+            goal += discount * p * (frozen[next_obs, b] - temperature * np.log(p))
+        now = online[obs, action]
+        delta = goal[None, :] - now[:, None]
+        huber = np.where(np.abs(delta) <= kappa, 0.5 * delta**2, kappa * (np.abs(delta) - 0.5 * kappa)) / kappa
+        costs.append(np.sum(np.mean(np.abs(TAUS[:, None] - (delta < 0)) * huber, axis=-1)))
+        np.testing.assert_allclose(errors[i], goal.mean() - now.mean(), atol=1e-5)
+        np.testing.assert_allclose(values[i], now.mean(), atol=1e-5)
+    np.testing.assert_allclose(loss, np.average(costs, weights=rows.weight), rtol=1e-4)
+
+
+def test_the_divergence_of_c51_is_that_of_kullback_and_leibler():
+    (params, target), rows = heads("c51", 28), batch(29)
+    _, (divergence, _) = losses.c51_loss(params, target, rows, apply, atoms=ATOMS, divergence=True)
+    online, frozen = np.asarray(params, np.float64), np.asarray(target, np.float64)
+    for i, (obs, action, reward, discount, next_obs, weight) in enumerate(zip(*rows[:6], strict=True)):
+        then = frozen[next_obs][np.argmax(softmax(frozen[next_obs]) @ ATOMS)]
+        goal = distributional.categorical_l2_project(reward + discount * ATOMS, softmax(then), ATOMS)
+        goal, now = np.asarray(goal, np.float64), softmax(online[obs, action])
+        some = goal > 0
+        want = np.sum(goal[some] * np.log(goal[some] / now[some])) if weight else 0.0
+        np.testing.assert_allclose(divergence[i], want, atol=1e-5)

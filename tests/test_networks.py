@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql.networks import NoisyDense, QNetwork, from_flax, is_image, make_network, masked
+from jaxql.networks import Impala, NoisyDense, QNetwork, from_flax, is_image, make_network, masked, shrunk
 from jaxql.types import Spec
 
 ATARI = Spec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_worlds=2, stack=4)
@@ -15,23 +15,105 @@ def size(params):
     return sum(x.size for x in jax.tree.leaves(params))
 
 
+def impala_size(width):
+    """Parameters of the network of Espeholt et al. (2018), figure 3, right, for 84 x 84 x 4 and 6 actions."""
+    total, before = 0, 4
+    for channels in (16 * width, 32 * width, 32 * width):
+        total += (
+            before + 4 * channels
+        ) * 9 * channels + 5 * channels  # one convolution, then two in each of two blocks
+        before = channels
+    return total + 11 * 11 * before * 256 + 256 + 256 * 6 + 6
+
+
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
         # counted by hand from the papers' layers, with biases
         ("nature-cnn", 4 * 64 * 32 + 32 + 32 * 16 * 64 + 64 + 64 * 9 * 64 + 64 + 3136 * 512 + 512 + 512 * 6 + 6),
         ("nips-cnn", 4 * 64 * 16 + 16 + 16 * 16 * 32 + 32 + 2592 * 256 + 256 + 256 * 6 + 6),
+        ("der-cnn", 4 * 25 * 32 + 32 + 32 * 25 * 64 + 64 + 576 * 256 + 256 + 256 * 6 + 6),
+        ("impala-cnn", impala_size(1)),
     ],
 )
 def test_convolutional_networks_are_the_papers(name, parameters):
     network = make_network(name, ATARI)
     obs = jnp.zeros((3, 4, 84, 84), jnp.uint8)
-    params = network.init(jax.random.key(0), obs)
+    params = jax.jit(network.init)(jax.random.key(0), obs)
     assert size(params) == parameters
-    q, memory = network.apply(params, obs)
+    q, memory = jax.jit(network.apply)(params, obs)
     assert q.shape == (3, 6)
     assert memory == ()
     assert {x.dtype for x in jax.tree.leaves((params, q))} == {jnp.result_type(float)}
+
+
+def test_width_multiplies_the_channels_and_dense_width_is_the_hidden_layers():
+    obs = jnp.zeros((1, 4, 84, 84), jnp.uint8)
+    shapes = jax.eval_shape(make_network("impala-cnn", ATARI, width=2).init, jax.random.key(0), obs)
+    assert size(shapes) == impala_size(2)
+    network = make_network("der-cnn", ATARI, width=3, dense_width=10)
+    modules = jax.eval_shape(network.init, jax.random.key(0), obs)["params"]
+    assert [modules[name]["kernel"].shape[-1] for name in ("Conv_0", "Conv_1", "Dense_0")] == [96, 192, 10]
+
+
+def slow_conv(x, parameters):
+    """3 x 3 with zeros around, [H, W, C], by its definition."""
+    kernel, (height, width, _) = np.asarray(parameters["kernel"], np.float64), x.shape
+    y = np.zeros((height, width, kernel.shape[-1])) + np.asarray(parameters["bias"])
+    for i, j, u, v in np.ndindex(height, width, 3, 3):
+        if 0 <= i + u - 1 < height and 0 <= j + v - 1 < width:
+            y[i, j] += x[i + u - 1, j + v - 1] @ kernel[u, v]
+    return y
+
+
+def slow_pool(x):
+    """The maximum of every second 3 x 3 patch; an odd row of padding goes below and to the right."""
+    height, width = (-(-side // 2) for side in x.shape[:2])
+    first = [((side - 1) * 2 + 3 - full) // 2 for side, full in zip((height, width), x.shape, strict=False)]
+    y = np.empty((height, width, x.shape[-1]))
+    for i, j in np.ndindex(height, width):
+        top, left = 2 * i - first[0], 2 * j - first[1]
+        y[i, j] = x[max(top, 0) : top + 3, max(left, 0) : left + 3].max((0, 1))
+    return y
+
+
+@pytest.mark.parametrize("method", ["xla", "products"])
+def test_impala_is_its_figure(method):
+    module = Impala((2, 3), method)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 8, 9, 2))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape), module.init(jax.random.key(0), jnp.asarray(x))
+    )
+    got = module.apply(params, jnp.asarray(x))
+    for image, one in zip(x, got, strict=True):
+        layers = iter(f"Conv_{i}" for i in range(10))
+        for _ in range(2):
+            image = slow_pool(slow_conv(image, params["params"][next(layers)]))
+            for _ in range(2):
+                inner = slow_conv(np.maximum(image, 0), params["params"][next(layers)])
+                image = image + slow_conv(np.maximum(inner, 0), params["params"][next(layers)])
+        np.testing.assert_allclose(one, np.maximum(image, 0), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nature-cnn", "impala-cnn", "mlp"])
+def test_shrinking_keeps_a_share_of_convolutions_alone(name):
+    spec = ATARI._replace(obs=jax.ShapeDtypeStruct((2, 4, 40, 40), jnp.uint8))
+    network = make_network(name, spec, (8, 8), layer_norm=True, dueling=True, dense_width=8)
+    obs = jnp.zeros(spec.obs.shape, jnp.uint8)
+    old, new = (jax.jit(network.init)(jax.random.key(seed), obs) for seed in (0, 1))
+    old, new = (jax.tree.map(lambda x, i=i: x + i, tree) for i, tree in enumerate((old, new)))  # biases too
+    mixed = shrunk(old, new, 0.25)["params"]
+    encoders = {
+        "nature-cnn": [f"{kind}_{i}" for kind in ("Conv", "LayerNorm") for i in range(3)],
+        "impala-cnn": ["Impala_0"],
+        "mlp": [],
+    }[name]
+    assert set(mixed) > set(encoders)
+    for module in mixed:
+        share = 0.25 if module in encoders else 0.0
+        want = jax.tree.map(lambda x, y, a=share: a * x + (1 - a) * y, old["params"][module], new["params"][module])
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), mixed[module], want)
 
 
 def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():

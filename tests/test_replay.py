@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxql import sum_tree
-from jaxql.replay import blank_step, prioritised_replay, uniform_replay
+from jaxql.replay import blank_step, fold, prioritised_replay, uniform_replay
 from jaxql.types import Step, Transition
 
 DRAWS = 300
@@ -72,6 +72,26 @@ def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, worlds=3
     times = np.array(list(Counter(places).values()))
     chi_squared = np.sum((times - times.mean()) ** 2) / times.mean()
     assert chi_squared < len(valid) + 4 * np.sqrt(2 * len(valid)), "the draw is not uniform"
+
+
+@pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
+def test_a_traced_n_is_the_static_one(kind, most=5, worlds=3, stack=2, gamma=0.9):
+    log = random_log(np.random.default_rng(1), 20, worlds, stack)
+    replay = kind(60, most, stack)
+    ring = replay.init(blank_step(jnp.asarray(log[0].obs)))
+    for step in log:
+        ring = replay.add(ring, step)
+    sample = jax.jit(lambda n: replay.sample(ring, jax.random.key(0), DRAWS, gamma, n=n))
+    for n in range(1, most + 1):
+        batch = sample(n)
+        places = [divmod(int(frame) - 1, worlds) for frame in np.asarray(batch.obs)[:, -1]]
+        rows = [rollout(log, *place, n, gamma) for place in places]
+        for got, want in zip(batch[:6], zip(*rows, strict=True), strict=False):
+            np.testing.assert_allclose(got, np.array(want), atol=1e-5) if got is not batch.weight else None
+        t, world = (jnp.array(x) for x in zip(*places, strict=True))
+        static = jax.vmap(lambda t, w, n=n: fold(ring.rows, t, w, 1.0, gamma, n, stack))(t, world)
+        jax.tree.map(np.testing.assert_array_equal, batch._replace(weight=(), index=()), static._replace(weight=()))
+    assert sample._cache_size() == 1
 
 
 def test_capacity_that_the_worlds_do_not_divide_is_rounded_up():

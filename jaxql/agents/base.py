@@ -16,7 +16,8 @@ from jaxql import explore
 from jaxql.errors import UserError
 from jaxql.types import Array, Step, Transition
 
-INIT, ACT, LEARN, ACT_DRAWS, LEARN_DRAWS = range(5)  # what a key is for; DRAWS: noise and fractions of the network
+# what a key is for; DRAWS: noise and fractions of the network
+INIT, ACT, LEARN, ACT_DRAWS, LEARN_DRAWS, RESET = range(6)
 
 
 def within(default, low, high=math.inf):
@@ -62,6 +63,12 @@ class Hyper(NamedTuple):
     decay_from: Array = 0  # updates after which the learning rate falls ...
     decay_updates: Array = 1  # ... linearly, in so many ...
     decay_to: Array = 1.0  # ... to this fraction of itself
+    reset_every_updates: Array = 0  # updates between resets of the network; 0 for none
+    reset_keep: Array = 0.5  # what convolutions keep of themselves then
+    anneal_updates: Array = 1  # updates from the start or a reset in which ...
+    n_step: Array = 1  # ... n falls from here ...
+    n_step_end: Array = 1  # ... to here ...
+    discount_end: Array = 0.99  # ... and gamma rises to here
 
 
 class State(NamedTuple):
@@ -126,6 +133,27 @@ def learning_rate_of(state: State) -> Array:
     hyper = state.hyper
     fallen = jnp.clip((state.updates - hyper.decay_from) / hyper.decay_updates, 0, 1)
     return hyper.learning_rate * (1 + (hyper.decay_to - 1) * fallen)
+
+
+def updates_since_reset(state: State) -> Array:
+    """Updates since the last reset, or the start."""
+    every = state.hyper.reset_every_updates
+    return jnp.where(every > 0, state.updates % jnp.maximum(every, 1), state.updates)
+
+
+def annealed_horizon(state: State) -> tuple[Array, Array]:
+    """n, a whole number, and gamma at this point: n and 1 - gamma fall exponentially, afresh after every reset.
+
+    Source: Schwarzer et al. (2023), section 3, https://arxiv.org/abs/2305.19452
+    """
+    hyper = state.hyper
+    share = jnp.minimum(updates_since_reset(state) / hyper.anneal_updates, 1)
+
+    def between(start, end):
+        return start ** (1 - share) * end**share
+
+    n = jnp.round(between(hyper.n_step * 1.0, hyper.n_step_end * 1.0)).astype(jnp.int32)
+    return n, 1 - between(1 - hyper.discount, 1 - hyper.discount_end)
 
 
 def grouped_gradient(loss: Callable, params, batch: Transition, key, groups: int):

@@ -8,96 +8,95 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxql import heads, losses
+from jaxql import heads
 from jaxql.agents.base import (
     INIT,
     LEARN,
     LEARN_DRAWS,
-    RunConfig,
+    RESET,
     State,
     address,
     after,
+    annealed_horizon,
     beta_of,
     epsilon_greedy_on,
-    epsilon_of,
     grouped_gradient,
-    learning_rate_of,
     new_state,
+    updates_since_reset,
     within,
 )
+from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network, masked
+from jaxql.networks import masked, shrunk
 from jaxql.replay import blank_step, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
 
+Heads = Literal[
+    "scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "munchausen-implicit-quantile", "hl-gauss"
+]
+
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
+class Config(DeepConfig):
     """Settings of the deep Q learner; `NAMED` has those of the papers."""
 
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
-    hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: what is fastest here
-    layer_norm: bool = False  # before each ReLU
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
-    head: Literal["scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "hl-gauss"] = "scalar"
+    head: Heads = "scalar"  # what the network says of an action
     atoms: int = within(51, 1)  # of a distributional head: atoms, quantiles, fractions or bins
     v_min: float = within(-10.0, -math.inf)  # the least return of a categorical or hl-gauss head
     v_max: float = within(10.0, -math.inf)  # the greatest
-    munchausen_temperature: float = within(0.03, 1e-9)  # of the munchausen head
+    munchausen_temperature: float = within(0.03, 1e-9)  # of a munchausen head
     munchausen_alpha: float = within(0.9, 0)  # its share of the log-policy in the reward
     double: bool = False  # the online network selects the next action, the target network evaluates it
     n_step: int = within(1, 1)  # steps of reward before the bootstrap
+    anneal_updates: int = within(0, 0)  # updates from the start or a reset in which n falls from n_step to ...
+    n_step_end: int = within(1, 1)  # ... this, and gamma rises from discount to ...
+    discount_end: float = within(0.997, 0, 1)  # ... this, both exponentially; anneal_updates 0 keeps them constant
+    reset_every_updates: int = within(0, 0)  # updates between resets of network, target and optimiser; 0 for none
+    reset_keep: float = within(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
     groups: int = within(1, 1)  # parts of worlds and batch that draw and learn apart; a multiple of a mesh's devices
     capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
-    prioritised: bool = False  # rows are drawn in proportion to (|TD error| + 1e-6)**alpha
+    prioritised: bool = False  # rows are drawn as (|TD error| + 1e-6)**alpha; of a categorical head: (KL + 1e-6)**alpha
     alpha: float = within(0.5, 0)  # that exponent
     beta: float = within(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1 ...
     beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
-    clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
-    learning_rate: float = within(2.5e-4, 0)  # Adam's
-    decay_from: int = within(0, 0)  # updates after which the learning rate falls
-    decay_updates: int = within(1, 1)  # updates in which it falls linearly to decay_to of itself
-    decay_to: float = within(1.0, 0, 1)  # 1 keeps it constant
     adam_epsilon: float = within(1e-8, 0)
-    max_gradient_norm: float = within(10.0, 0)  # the global norm; 0 for no limit
     target: Literal["hard", "polyak", "none"] = "hard"  # how the target network follows the online one
     target_period_updates: int = within(500, 1)  # hard: updates between copies
     tau: float = within(0.005, 0, 1)  # polyak: how much of the way it goes with every update
-    epsilon: float = within(0.01, 0, 1)  # where exploration ends
-    exploration_steps: int = within(30_000, 1)  # env steps in which epsilon falls there from 1
 
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
     """The learner for these worlds, with the network given or the one that the settings name."""
-    image, name, head = is_image(spec), config.network, head_of(config)
-    if name == "auto":
-        name = "nature-cnn" if image else "mlp"
-    if name != "mlp" and not image and network is None:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    head = head_of(config)
     if spec.num_worlds % config.groups or config.batch_size % config.groups:
         raise UserError(
             f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
             f"({config.batch_size})"
         )
+    if config.anneal_updates and config.n_step_end > config.n_step:
+        raise UserError(
+            f"n_step_end is {config.n_step_end}; n falls, so it must be at most n_step, which is {config.n_step}"
+        )
     make_replay = prioritised_replay if config.prioritised else uniform_replay
-    variant = {name: getattr(config, name) for name in ("dueling", "noisy", "layer_norm", "convolution")}
-    limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
+    outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
     return dqn(
-        network or make_network(name, spec, config.hidden, outputs=head.outputs, fractions=head.fractions, **variant),
+        network or network_of(config, spec, **outputs),
         make_replay(config.capacity, config.n_step, spec.stack, groups=config.groups),
         head,
         batch_size=config.batch_size,
         groups=config.groups,
         double=config.double,
         penalty={"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss],
-        optimizer=optax.chain(limit, optax.scale_by_adam(eps=config.adam_epsilon)),
+        optimizer=optimizer_of(config, optax.scale_by_adam(eps=config.adam_epsilon)),
         target=config.target,
         clip_rewards=config.clip_rewards,
         draws=config.noisy or head.fractions > 0,
+        anneals=config.anneal_updates > 0,
+        resets=config.reset_every_updates > 0,
     )
 
 
@@ -105,8 +104,8 @@ def head_of(config: Config) -> heads.Head:
     """The head that the settings name."""
     if config.v_min >= config.v_max:
         raise UserError(f"v_min is {config.v_min} and v_max {config.v_max}; v_min must be less")
-    if config.head == "munchausen" and config.double:
-        raise UserError("the munchausen head averages over a policy and chooses no action; set double to False")
+    if config.head.startswith("munchausen") and config.double:
+        raise UserError(f"the {config.head} head averages over a policy and chooses no action; set double to False")
     return {
         "scalar": heads.scalar,
         "munchausen": lambda: heads.munchausen(config.munchausen_temperature, config.munchausen_alpha),
@@ -114,6 +113,9 @@ def head_of(config: Config) -> heads.Head:
         "hl-gauss": lambda: heads.hl_gauss(config.v_min, config.v_max, config.atoms),
         "quantile": lambda: heads.quantile(config.atoms),
         "implicit-quantile": lambda: heads.implicit_quantile(config.atoms),
+        "munchausen-implicit-quantile": lambda: heads.munchausen_implicit_quantile(
+            config.atoms, config.munchausen_temperature, config.munchausen_alpha
+        ),
     }[config.head]()
 
 
@@ -130,12 +132,16 @@ def dqn(
     target: str = "hard",
     clip_rewards: bool = False,
     draws: bool = False,
+    anneals: bool = False,
+    resets: bool = False,
 ) -> Agent:
     """The agent of any network, replay and head (scalar if None).
 
     `groups` is the replay's; the gradient of a batch is the weighted mean of theirs, and each has its own noise.
     `optimizer` has no learning rate, which is in `state.hyper`. `draws` says that the network draws noise or fractions,
     so that it needs a key to act and to learn; the policy that is evaluated draws nothing.
+    `anneals` and `resets` say that n and gamma move (`base.annealed_horizon`), and that layers are drawn anew
+    (`networks.shrunk`), as numbers in `state.hyper` say.
     """
     network, head = masked(network), head or heads.scalar()
     optimizer = optimizer or optax.scale_by_adam()
@@ -153,37 +159,62 @@ def dqn(
         return after(state, step, data=replay.add(state.data, step._replace(reward=reward)))
 
     def learn(state: State):
-        hyper, updates = state.hyper, state.updates + 1
         key = address(state.key, LEARN, state.updates)
-        batch = replay.sample(state.data, key, batch_size, hyper.discount, beta_of(state))
+        n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
+        batch = replay.sample(state.data, key, batch_size, gamma, beta_of(state), n)
 
         def loss(params, batch, key):
             followed = state.params if target == "none" else state.target
             return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
 
         draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
-        (value, (td_errors, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
-        direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        rate = learning_rate_of(state)
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        followed = state.target
-        if target == "hard":
-            followed = optax.periodic_update(params, followed, updates, hyper.target_period_updates)
-        elif target == "polyak":
-            followed = optax.incremental_update(params, followed, hyper.tau)
-        data = state.data
+        (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
+        metrics = report(state, value, gradient, q_values, batch.weight)
         if replay.update is not None:
-            data = replay.update(data, batch.index, td_errors, hyper.alpha)
-        metrics = {
-            "loss": value,
-            "epsilon": epsilon_of(state),
-            "gradient_norm": optax.tree.norm(gradient),
-            "q_mean": losses.weighted_mean(q_values, batch.weight),
-        }
-        return state._replace(params=params, target=followed, opt_state=opt_state, data=data, updates=updates), metrics
+            state = state._replace(data=replay.update(state.data, batch.index, priority, state.hyper.alpha))
+        state = follow(descend(state, gradient, optimizer), target)
+        return reset(state, batch.obs) if resets else state, metrics
+
+    def reset(state: State, obs) -> State:
+        """The state with its layers drawn anew, if now is the time."""
+
+        def fresh(params, followed, opt_state):
+            drawn = network.init(address(state.key, RESET, state.updates), obs)
+            params = shrunk(params, drawn, state.hyper.reset_keep)
+            followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
+            return params, followed, optimizer.init(params)
+
+        learned = state.params, state.target, state.opt_state
+        due = updates_since_reset(state) == 0
+        params, followed, opt_state = jax.lax.cond(due, fresh, lambda *learned: learned, *learned)
+        return state._replace(params=params, target=followed, opt_state=opt_state)
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
 
+
+RAINBOW = dict(
+    head="categorical",
+    double=True,
+    dueling=True,
+    noisy=True,
+    epsilon=0.0,
+    exploration_steps=1,
+    n_step=3,
+    prioritised=True,
+)
+ATARI = dict(  # what the newer papers share, in place of what is tuned for one game
+    num_envs=1,
+    updates=1,
+    batch_size=32,
+    layer_norm=False,
+    convolution="auto",
+    clip_rewards=True,
+    v_min=-10.0,
+    v_max=10.0,
+    discount=0.99,
+    alpha=0.5,
+    adam_epsilon=1.5e-4,
+)
 
 NAMED = {  # what each name changes of the defaults
     "double-dqn": dict(double=True),  # https://arxiv.org/abs/1509.06461
@@ -194,15 +225,78 @@ NAMED = {  # what each name changes of the defaults
     "qr-dqn": dict(head="quantile"),  # https://arxiv.org/abs/1710.10044
     "iqn": dict(head="implicit-quantile", atoms=32),  # https://arxiv.org/abs/1806.06923
     "munchausen-dqn": dict(head="munchausen", double=False),  # https://arxiv.org/abs/2007.14430
-    "rainbow": dict(  # https://arxiv.org/abs/1710.02298
+    "rainbow": RAINBOW,  # https://arxiv.org/abs/1710.02298
+    "data-efficient-rainbow": RAINBOW  # https://arxiv.org/abs/1906.05243, appendix
+    | ATARI
+    | dict(
+        network="der-cnn",
+        life_loss=True,
+        n_step=20,
+        capacity=100_000,
+        warmup_steps=1_600,
+        learning_rate=1e-4,
+        target_period_updates=2_000,
+        beta_steps=100_000,
+        steps=100_000,
+    ),
+    # https://arxiv.org/abs/2411.03820 without spectral norms and the 6 x 6 maximum behind the convolutions; epsilon
+    # stays at 0.01, not 0 from half-way on, and the priority is the error of the mean, not the mean error of pairs.
+    "btr": ATARI
+    | dict(
+        network="impala-cnn",
+        width=2,
+        dense_width=512,
+        head="munchausen-implicit-quantile",
+        atoms=8,
+        double=False,
+        dueling=True,
+        noisy=True,
+        n_step=3,
+        discount=0.997,
+        prioritised=True,
+        alpha=0.2,
+        beta=0.45,
+        beta_steps=50_000_000,
+        num_envs=64,
+        batch_size=256,
+        capacity=2**20,
+        warmup_steps=200_000,
+        learning_rate=1e-4,
+        adam_epsilon=0.005 / 256,
+        target_period_updates=500,
+        exploration_steps=2_000_000,
+        steps=50_000_000,
+    ),
+    # https://arxiv.org/abs/2305.19452 without self-prediction, augmented images, weight decay and renormalised
+    # features; the online network acts, not the target network.
+    "bbf": ATARI
+    | dict(
+        network="impala-cnn",
+        width=4,
+        dense_width=2048,
         head="categorical",
         double=True,
         dueling=True,
-        noisy=True,
-        epsilon=0.0,
-        exploration_steps=1,
-        n_step=3,
         prioritised=True,
+        beta=0.5,
+        beta_steps=10**9,  # beta is constant
+        life_loss=True,
+        updates=2,
+        n_step=10,
+        n_step_end=3,
+        discount=0.97,
+        discount_end=0.997,
+        anneal_updates=10_000,
+        reset_every_updates=40_000,
+        reset_keep=0.5,
+        capacity=200_000,
+        warmup_steps=2_000,
+        learning_rate=1e-4,
+        target="polyak",
+        tau=0.005,
+        epsilon=0.0,
+        exploration_steps=4_000,
+        steps=100_000,
     ),
 }
 

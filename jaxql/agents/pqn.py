@@ -1,7 +1,7 @@
 """Parallelised Q-network: Q(lambda) from the rows just played, layer norm in place of replay and target network."""
 
 import dataclasses
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,41 +12,32 @@ from jaxql.agents.base import (
     ACT,
     INIT,
     LEARN,
-    RunConfig,
     State,
     address,
     after,
     epsilon_greedy_on,
     epsilon_of,
-    learning_rate_of,
     new_state,
     within,
 )
+from jaxql.agents.deep import DeepConfig, descend, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network, masked
+from jaxql.networks import masked
 from jaxql.replay import blank_step
 from jaxql.types import Agent, Network, Spec, Step
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(RunConfig):
+class Config(DeepConfig):
     """Settings of PQN; a round is `ticks` steps of every environment, then `updates` of a minibatch each."""
 
     num_envs: int = within(32, 1)
     ticks: int = within(32, 1)
     updates: int = within(16, 1)  # epochs * minibatches
     minibatches: int = within(8, 1)  # parts of an epoch
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
     hidden: tuple[int, ...] = (128, 128)  # widths of the MLP's hidden layers
-    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: what is fastest here
     layer_norm: bool = True  # before each ReLU
     trace: float = within(0.65, 0, 1)  # lambda
-    clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
-    learning_rate: float = within(2.5e-4, 0)  # RAdam's
-    decay_from: int = within(0, 0)  # updates after which the learning rate falls
-    decay_updates: int = within(1, 1)  # updates in which it falls linearly to decay_to of itself
-    decay_to: float = within(1.0, 0, 1)  # 1 keeps it constant
-    max_gradient_norm: float = within(10.0, 0)  # the global norm; 0 for no limit
     epsilon: float = within(0.05, 0, 1)  # where exploration ends
     exploration_steps: int = within(50_000, 1)  # env steps in which epsilon falls there from 1
 
@@ -60,21 +51,16 @@ class Rollout(NamedTuple):
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
     """PQN for these worlds, with the network given or the one that the settings name."""
-    name = config.network if config.network != "auto" else "nature-cnn" if is_image(spec) else "mlp"
-    if name != "mlp" and not is_image(spec) and network is None:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
     if config.updates % config.minibatches or spec.num_worlds * config.ticks % config.minibatches:
         raise UserError(
             f"minibatches is {config.minibatches}; it must divide updates ({config.updates}) and the rows of a round "
             f"({spec.num_worlds} * {config.ticks})"
         )
-    limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
     return pqn(
-        network
-        or make_network(name, spec, config.hidden, layer_norm=config.layer_norm, convolution=config.convolution),
+        network or network_of(config, spec),
         ticks=config.ticks,
         minibatches=config.minibatches,
-        optimizer=optax.chain(limit, optax.scale_by_radam()),
+        optimizer=optimizer_of(config, optax.scale_by_radam()),
         clip_rewards=config.clip_rewards,
     )
 
@@ -132,16 +118,8 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
             return losses.weighted_mean(optax.l2_loss(q, target), weight), q
 
         (value, q_values), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        direction, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        rate = learning_rate_of(state)
-        metrics = {
-            "loss": value,
-            "epsilon": epsilon_of(state),
-            "gradient_norm": optax.tree.norm(gradient),
-            "q_mean": losses.weighted_mean(q_values, weight),
-        }
-        params = jax.tree.map(lambda p, d: p - rate * d, state.params, direction)
-        return state._replace(params=params, opt_state=opt_state, updates=state.updates + 1), metrics
+        metrics = report(state, value, gradient, q_values, weight)
+        return descend(state, gradient, optimizer), metrics
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, learns_last=True)
 
