@@ -27,6 +27,15 @@ def from_flax(module: nn.Module) -> Network:
     return Network(init=module.init, apply=apply)
 
 
+def recurrent_from_flax(module: nn.Module) -> Network:
+    """The Network of a flax.linen module (observations [N, ...], memory) -> (action values [N, A], memory)."""
+
+    def apply(params, obs, memory=(), key=None):
+        return module.apply(params, obs, memory, rngs=None if key is None else {"draws": key})
+
+    return Network(init=module.init, apply=apply)
+
+
 class Conv(nn.Module):
     """A convolution [N, H, W, C] -> [N, H', W', features] with bias and without padding; see `convolve`."""
 
@@ -100,9 +109,17 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
+        return self.head(self.trunk(obs))
+
+    def trunk(self, obs):
+        """What the streams read, [N, F]."""
         x = self.features(obs)
         for width in self.hidden[:-1]:
             x = self.activated(Dense(width, param_dtype=x.dtype)(x))
+        return x
+
+    def head(self, x):
+        """The streams' output, of what the trunk gives."""
         if self.fractions:
             taus = self.taus(len(x), x.dtype)
             waves = jnp.cos(jnp.pi * jnp.arange(64)[None, None] * taus[..., None])  # [N, K, 64]
@@ -148,6 +165,28 @@ class QNetwork(nn.Module):
         )
 
 
+class RecurrentQNetwork(QNetwork):
+    """A `QNetwork` with a recurrent core between its trunk and its streams; (obs, memory) -> (output, memory).
+
+    The memory of an LSTM is a pair of [N, core_width], of a GRU one of them; () is that of an episode's start, zeros.
+
+    Source: Kapturowski et al. (2019), section 2.3, https://openreview.net/pdf?id=r1lyTjAqYX
+    """
+
+    core: str = "lstm"  # or "gru"
+    core_width: int = 128
+
+    @nn.compact
+    def __call__(self, obs, memory=()):
+        x = self.trunk(obs)
+        make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[self.core]
+        cell = make(self.core_width, param_dtype=x.dtype)
+        if not jax.tree.leaves(memory):
+            memory = cell.initialize_carry(jax.random.key(0), x.shape)
+        memory, x = cell(memory, x)
+        return self.head(x), memory
+
+
 # features, kernel size and stride of each convolution; width of the hidden layer
 NATURE_CNN = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512  # Mnih et al. (2015), https://doi.org/10.1038/nature14236
 NIPS_CNN = ((16, 8, 4), (32, 4, 2)), 256  # Mnih et al. (2013), https://arxiv.org/abs/1312.5602
@@ -169,13 +208,15 @@ def make_network(name: str, spec: Spec, hidden: Sequence[int] = (64, 64), **vari
 
     Args:
       hidden: widths of the MLP's hidden layers.
-      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`.
+      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`; with `core` and
+        `core_width` it is a `RecurrentQNetwork`.
     """
+    wrapped, module = (recurrent_from_flax, RecurrentQNetwork) if "core" in variant else (from_flax, QNetwork)
     if name == "mlp":
-        return from_flax(QNetwork(spec.num_actions, tuple(hidden), spec.num_states, **variant))
+        return wrapped(module(spec.num_actions, tuple(hidden), spec.num_states, **variant))
     convolutions, width = {"nature-cnn": NATURE_CNN, "nips-cnn": NIPS_CNN}[name]
     images = dict(convolutions=convolutions, channels_first=spec.stack > 1)
-    return from_flax(QNetwork(spec.num_actions, (width,), **images, **variant))
+    return wrapped(module(spec.num_actions, (width,), **images, **variant))
 
 
 def masked(network: Network) -> Network:
