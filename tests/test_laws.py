@@ -50,7 +50,7 @@ def settings_of(name):
     if name == "pqn":
         return entry.config(ticks=8, updates=4, minibatches=4, hidden=(32,))
     if name == "r2d2":
-        return entry.config(capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16)
+        return entry.config(capacity=400, batch_size=16, burn_in=1, length=4, hidden=(32,), core="gru", core_width=16)
     return entry.config(**(SMALL | entry.named if deep(name) else {}))
 
 
