@@ -29,7 +29,7 @@ REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
 # Two compilations of a network round differently; 200 updates apart they may differ by this. Tables: not at all.
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 
-OFTEN = "q-iteration", "q-learning", "dqn", "pqn", "r2d2"  # the others are marked slow
+OFTEN = "q-iteration", "q-learning", "dqn", "pqn"  # the others are marked slow
 
 
 def of(names):
@@ -50,7 +50,7 @@ def settings_of(name):
     if name == "pqn":
         return entry.config(ticks=8, updates=4, minibatches=4, hidden=(32,))
     if name == "r2d2":
-        return entry.config(capacity=400, batch_size=16, burn_in=1, length=4, hidden=(32,), core="gru", core_width=16)
+        return entry.config(capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16)
     return entry.config(**(SMALL | entry.named if deep(name) else {}))
 
 
