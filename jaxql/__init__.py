@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         mesh as mesh,
         networks as networks,
         planning as planning,
+        recurrent as recurrent,
         replay as replay,
         tabular as tabular,
         truth as truth,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning replay"
+    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning recurrent replay"
     " tabular truth types",
     ".agents": "REGISTRY Entry",
     ".errors": "UserError",

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from jaxql.errors import UserError, nearest
 
 AGENTS = (  # the registry's, for help without importing jax
-    "value-iteration q-iteration q-learning dqn pqn "
+    "value-iteration q-iteration q-learning dqn pqn r2d2 "
     "double-dqn dueling-dqn per-dqn noisy-dqn c51 qr-dqn iqn munchausen-dqn rainbow data-efficient-rainbow btr bbf"
 ).split()
 COMMANDS = ("train", "evaluate", "record")

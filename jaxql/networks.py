@@ -32,6 +32,15 @@ def activated(x, layer_norm: bool):
     return nn.relu(nn.LayerNorm(param_dtype=x.dtype)(x) if layer_norm else x)
 
 
+def recurrent_from_flax(module: nn.Module) -> Network:
+    """The Network of a flax.linen module (observations [N, ...], memory) -> (action values [N, A], memory)."""
+
+    def apply(params, obs, memory=(), key=None):
+        return module.apply(params, obs, memory, rngs=None if key is None else {"draws": key})
+
+    return Network(init=module.init, apply=apply)
+
+
 class Conv(nn.Module):
     """A convolution [N, H, W, C] -> [N, H', W', features] with bias; see `convolve`."""
 
@@ -130,9 +139,17 @@ class QNetwork(nn.Module):
 
     @nn.compact
     def __call__(self, obs):
+        return self.head(self.trunk(obs))
+
+    def trunk(self, obs):
+        """What the streams read, [N, F]."""
         x = self.features(obs)
         for width in self.hidden[:-1]:
             x = activated(Dense(width, param_dtype=x.dtype)(x), self.layer_norm)
+        return x
+
+    def head(self, x):
+        """The streams' output, of what the trunk gives."""
         if self.fractions:
             taus = self.taus(len(x), x.dtype)
             waves = jnp.cos(jnp.pi * jnp.arange(64)[None, None] * taus[..., None])  # [N, K, 64]
@@ -177,6 +194,28 @@ class QNetwork(nn.Module):
         )
 
 
+class RecurrentQNetwork(QNetwork):
+    """A `QNetwork` with a recurrent core between its trunk and its streams; (obs, memory) -> (output, memory).
+
+    The memory of an LSTM is a pair of [N, core_width], of a GRU one of them; () is that of an episode's start, zeros.
+
+    Source: Kapturowski et al. (2019), section 2.3, https://openreview.net/pdf?id=r1lyTjAqYX
+    """
+
+    core: str = "lstm"  # or "gru"
+    core_width: int = 128
+
+    @nn.compact
+    def __call__(self, obs, memory=()):
+        x = self.trunk(obs)
+        make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[self.core]
+        cell = make(self.core_width, param_dtype=x.dtype)
+        if not jax.tree.leaves(memory):
+            memory = cell.initialize_carry(jax.random.key(0), x.shape)
+        memory, x = cell(memory, x)
+        return self.head(x), memory
+
+
 CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width of the hidden layer
     # Mnih et al. (2015), https://doi.org/10.1038/nature14236
     "nature-cnn": (((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512),
@@ -207,18 +246,18 @@ def make_network(
       hidden: widths of the MLP's hidden layers.
       width: multiplies the channels of convolutions.
       dense_width: of the hidden layer behind convolutions; 0 for its own.
-      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`.
+      **variant: `outputs`, `fractions`, `dueling`, `noisy`, `layer_norm`, `convolution` of `QNetwork`; with `core` and
+        `core_width` it is a `RecurrentQNetwork`.
     """
+    wrapped, module = (recurrent_from_flax, RecurrentQNetwork) if "core" in variant else (from_flax, QNetwork)
     if name == "mlp":
-        return from_flax(QNetwork(spec.num_actions, tuple(hidden), spec.num_states, **variant))
+        return wrapped(module(spec.num_actions, tuple(hidden), spec.num_states, **variant))
     if name == "impala-cnn":
         own, layers = 256, dict(stages=(16 * width, 32 * width, 32 * width))
     else:
         convolutions, own = CONVOLUTIONAL[name]
         layers = dict(convolutions=tuple((width * features, *shape) for features, *shape in convolutions))
-    return from_flax(
-        QNetwork(spec.num_actions, (dense_width or own,), channels_first=spec.stack > 1, **layers, **variant)
-    )
+    return wrapped(module(spec.num_actions, (dense_width or own,), channels_first=spec.stack > 1, **layers, **variant))
 
 
 def shrunk(params, fresh, keep):

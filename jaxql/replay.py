@@ -4,6 +4,7 @@ A row can be drawn while its whole stack and window are stored, and it is real; 
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -70,8 +71,8 @@ def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int, n=None) -
 class _Storage:
     """What both kinds of replay share: where rows lie, and which can be drawn."""
 
-    def __init__(self, capacity: int, n_step: int, stack: int, groups: int):
-        self.capacity, self.n_step, self.stack, self.groups = capacity, n_step, stack, groups
+    def __init__(self, capacity: int, n_step: int, stack: int, groups: int, view: Callable):
+        self.capacity, self.n_step, self.stack, self.groups, self.view = capacity, n_step, stack, groups, view
         self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
 
     def init(self, first: Step) -> Ring:
@@ -92,8 +93,12 @@ class _Storage:
         end = jnp.maximum(ring.count - self.n_step + 1, 0)
         return jnp.maximum(end - (len(ring.rows.real) - self.margin), 0), end
 
-    def fold(self, ring: Ring, t, world, weight, gamma, n) -> Transition:
-        one = functools.partial(fold, ring.rows, gamma=gamma, n_step=self.n_step, stack=self.stack, n=n)
+    def views(self, ring: Ring, t, world, weight, gamma, n):
+        shorter = {} if n is None else {"n": n}
+
+        def one(*place):
+            return self.view(ring.rows, *place, gamma, self.n_step, self.stack, **shorter)
+
         return jax.vmap(one)(t, world, weight)
 
     def each(self, f, ring: Ring, *args):
@@ -113,7 +118,7 @@ class _Storage:
         def of_group(ring, group):
             own = key if self.groups == 1 else jax.random.fold_in(key, group[0])
             t, world, weight, index = draw(ring, own, batch_size // self.groups)
-            return self.fold(ring, t, world, weight, gamma, n)._replace(index=index)
+            return self.views(ring, t, world, weight, gamma, n)._replace(index=index)
 
         batch = self.each(of_group, ring, jnp.arange(self.groups))
         if self.groups > 1:
@@ -128,7 +133,7 @@ def _put(store, tick, new):
     return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
 
 
-def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int = 1) -> Replay:
+def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int = 1, view: Callable = fold) -> Replay:
     """Draws uniformly from the real rows among the newest `capacity` whose whole stack and window are stored.
 
     Args:
@@ -137,6 +142,7 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
       stack: above 1, observations are [B, stack, ...], newest last; single frames are kept, stacks are views.
       groups: equal parts of the worlds that are drawn from apart, each as many rows; on a mesh whose devices they are
         shared out among, no row leaves its device. It must divide B and N. Rows of a group that resets more weigh more.
+      view: (rows, t, world, weight, gamma, n_step, stack) -> what is drawn at tick t of a world, of n_step rows.
 
     Returns:
       init(first Step) -> ring: the storage; the first observation is stored, the Step itself is not.
@@ -150,7 +156,7 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [1. 1. 1. 1.]
     """
-    storage = _Storage(capacity, n_step, stack, groups)
+    storage = _Storage(capacity, n_step, stack, groups, view)
 
     def draw(ring: Ring, key, size: int):
         """Of some candidates each draw keeps the first valid one, which leaves it uniform; weight 0 if none is."""
@@ -169,7 +175,12 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
 
 
 def prioritised_replay(
-    capacity: int, n_step: int = 1, stack: int = 1, epsilon: float = 1e-6, groups: int = 1
+    capacity: int,
+    n_step: int = 1,
+    stack: int = 1,
+    epsilon: float = 1e-6,
+    groups: int = 1,
+    view: Callable = fold,
 ) -> Replay:
     """Draws rows with odds p = (|x| + epsilon)**alpha of a TD error or a loss x; p of a new row is the greatest so far.
 
@@ -177,7 +188,7 @@ def prioritised_replay(
     not real. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
 
     Args:
-      capacity, n_step, stack, groups: as in `uniform_replay`; weights undo what groups do to the odds as well.
+      capacity, n_step, stack, groups, view: as in `uniform_replay`; weights undo what groups do to the odds as well.
       epsilon: keeps rows without an error in play.
 
     Returns:
@@ -193,7 +204,7 @@ def prioritised_replay(
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [2. 2. 2. 2.]
     """
-    storage = _Storage(capacity, n_step, stack, groups)
+    storage = _Storage(capacity, n_step, stack, groups, view)
 
     def init(first: Step) -> Ring:
         ring = storage.init(first)

@@ -36,6 +36,20 @@ class Transition(NamedTuple):
     index: Any = ()  # [N] where a prioritised replay keeps the rows
 
 
+class Sequence(NamedTuple):
+    """What the loss of a recurrent network reads: L consecutive rows of one world, and n-step returns within them."""
+
+    obs: Any  # [N, L + 1, ...] the last one follows the last row
+    action: Array  # [N, L]
+    reward: Array  # [N, L] discounted sum over the m <= n steps taken
+    discount: Array  # [N, L] gamma**m, or 0 past a termination
+    bootstrap: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
+    real: Array  # [N, L] a row that is not does not count, and memory restarts after it
+    memory: Any  # [N, ...] before the first observation
+    weight: Array  # [N] importance of the sequence in the loss; 0 where nothing valid could be drawn
+    index: Any = ()  # [N] where a prioritised replay keeps them
+
+
 class Replay(NamedTuple):
     """A store of Steps on the device, as pure functions."""
 
@@ -49,7 +63,7 @@ class Network(NamedTuple):
     """Any pair of pure functions: flax's, haiku's or hand-written."""
 
     init: Callable  # (key, obs) -> params
-    apply: Callable  # (params, obs, memory=(), key=None) -> (q [..., A], memory)
+    apply: Callable  # (params, obs, memory=(), key=None) -> (q [..., A], memory); zeros, or (), start an episode
 
 
 class Agent(NamedTuple):

@@ -13,18 +13,8 @@ import jaxql
 ROOT = Path(jaxql.__file__).parent
 EDGE = {"envs", "lab", "cli", "__main__", "__init__"}
 EQUATIONS = {"bellman", "distributional", "losses", "planning", "tabular", "truth", "conformance"}
-CORE = EQUATIONS | {
-    "types",
-    "explore",
-    "replay",
-    "sum_tree",
-    "onednn",
-    "convolution",
-    "networks",
-    "heads",
-    "loop",
-    "mesh",
-}
+CORE = EQUATIONS | {"types", "explore", "replay", "sum_tree", "recurrent", "loop", "mesh"}
+CORE |= {"onednn", "convolution", "networks", "heads"}
 MAY_IMPORT = {  # module of the core: what it may import of the package, besides its own parts
     "types": set(),
     "errors": set(),
@@ -38,6 +28,7 @@ MAY_IMPORT = {  # module of the core: what it may import of the package, besides
     "explore": {"types"},
     "sum_tree": {"types"},
     "replay": {"types", "sum_tree"},
+    "recurrent": {"types", "bellman", "losses", "replay"},
     "loop": {"types"},
     "mesh": {"types"},
     "onednn": set(),

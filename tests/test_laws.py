@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxql import agents, loop
-from jaxql.agents import pqn
+from jaxql.agents import pqn, r2d2
 from jaxql.agents.base import Hyper, hyper_of as hyper_of_settings
 from jaxql.agents.dqn import Config, dqn
 from jaxql.agents.q_learning import q_learning
@@ -44,7 +44,7 @@ every_agent = of(agents.REGISTRY)
 
 
 def deep(name):
-    return agents.REGISTRY[name].config in (Config, pqn.Config)
+    return agents.REGISTRY[name].config in (Config, pqn.Config, r2d2.Config)
 
 
 def settings_of(name):
@@ -52,6 +52,8 @@ def settings_of(name):
     entry = agents.REGISTRY[name]
     if name == "pqn":
         return entry.config(ticks=8, updates=4, minibatches=4, hidden=(32,))
+    if name == "r2d2":
+        return entry.config(capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16)
     return entry.config(**(SMALL | entry.named | TINY if deep(name) else {}))
 
 
@@ -173,7 +175,8 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     assert len(set(pointers)) == len(pointers)
     if isinstance(state.data, Ring):
         places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data.rows)]
-        state = agent.observe(state, blank_step(obs))
+        _, extra = agent.act(state, obs)
+        state = agent.observe(state, blank_step(obs)._replace(extra=extra))
         state, _ = agent.learn(state)
         assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data.rows)] == places
     assert jax.random.key_data(key).shape, "the caller's key must survive donation"

@@ -216,3 +216,19 @@ def test_noise_is_the_papers_and_one_for_the_batch():
     expected = 0.25 / 30 * half * (np.sum(x**2, axis=-1) * half + 1)
     np.testing.assert_allclose(noise.mean(axis=0), 0, atol=5 * np.sqrt(expected.max() / 20_000))
     np.testing.assert_allclose(noise.var(axis=0).mean(axis=-1), expected, rtol=0.05)
+
+
+@pytest.mark.parametrize("core", ["lstm", "gru"])
+@pytest.mark.parametrize("variant", [dict(), dict(dueling=True, layer_norm=True, outputs=5)])
+def test_a_recurrent_network_remembers_and_zeros_are_a_fresh_memory(core, variant):
+    network = make_network("mlp", BOX, (16, 8), core=core, core_width=6, **variant)
+    params = network.init(jax.random.key(0), OBS)
+    output, memory = network.apply(params, OBS)
+    assert output.shape == ((5, 4, 5) if variant else (5, 4))
+    assert {(x.shape, x.dtype) for x in jax.tree.leaves(memory)} == {((5, 6), jnp.result_type(float))}
+    fresh = network.apply(params, OBS, jax.tree.map(jnp.zeros_like, memory))
+    jax.tree.map(np.testing.assert_array_equal, fresh, (output, memory))
+    later, _ = network.apply(params, OBS, memory)
+    assert np.all(np.any(later != output, axis=-1)), "the same is seen, but not for the first time"
+    alone = network.apply(params, OBS[1:2], jax.tree.map(lambda x: x[1:2], memory))[0]
+    np.testing.assert_allclose(alone[0], later[1], rtol=1e-4, atol=1e-7)
