@@ -151,12 +151,35 @@ class QNetwork(nn.Module):
 # features, kernel size and stride of each convolution; width of the hidden layer
 NATURE_CNN = ((32, 8, 4), (64, 4, 2), (64, 3, 1)), 512  # Mnih et al. (2015), https://doi.org/10.1038/nature14236
 NIPS_CNN = ((16, 8, 4), (32, 4, 2)), 256  # Mnih et al. (2013), https://arxiv.org/abs/1312.5602
+MINATAR_CNN = ((16, 3, 1),), 128  # Young & Tian (2019), https://arxiv.org/abs/1903.03176
+CNNS = {"nature-cnn": NATURE_CNN, "nips-cnn": NIPS_CNN, "minatar-cnn": MINATAR_CNN}
 
 
 def is_image(spec: Spec) -> bool:
-    """Whether observations are bytes [B, stack, H, W] or [B, H, W, C]."""
+    """Whether observations are bytes [B, stack, H, W] or [B, H, W, C], or small [B, H, W, C] of any dtype."""
     obs = observation_of(spec.obs)
-    return isinstance(obs, jax.ShapeDtypeStruct) and obs.dtype == jnp.uint8 and obs.ndim == 4
+    image = isinstance(obs, jax.ShapeDtypeStruct) and obs.ndim == 4
+    return image and (obs.dtype == jnp.uint8 or max(obs.shape[1:3]) < 36 and spec.stack == 1)
+
+
+def fits(name: str, spec: Spec) -> bool:
+    """Whether the network called `name` can read these observations: its convolutions must not outgrow an image.
+
+    >>> minatar = Spec(jax.ShapeDtypeStruct((1, 10, 10, 4), bool), num_actions=3, num_worlds=1)
+    >>> fits("nature-cnn", minatar), fits("minatar-cnn", minatar)
+    (False, True)
+    """
+    if name == "mlp" or not is_image(spec):
+        return name == "mlp"
+    side = min(observation_of(spec.obs).shape[2:] if spec.stack > 1 else observation_of(spec.obs).shape[1:3])
+    for _, size, stride in CNNS[name][0]:
+        side = (side - size) // stride + 1
+    return side > 0
+
+
+def natural_network(spec: Spec) -> str:
+    """The name of the first network that fits: nature-cnn for images, minatar-cnn for small ones, else mlp."""
+    return next(name for name in ("nature-cnn", "minatar-cnn", "mlp") if fits(name, spec))
 
 
 def observation_of(obs):
@@ -165,7 +188,7 @@ def observation_of(obs):
 
 
 def make_network(name: str, spec: Spec, hidden: Sequence[int] = (64, 64), **variant) -> Network:
-    """The network called `name` ("mlp", "nature-cnn" or "nips-cnn") for these worlds.
+    """The network called `name` ("mlp", or one of `CNNS`) for these worlds.
 
     Args:
       hidden: widths of the MLP's hidden layers.
@@ -173,7 +196,7 @@ def make_network(name: str, spec: Spec, hidden: Sequence[int] = (64, 64), **vari
     """
     if name == "mlp":
         return from_flax(QNetwork(spec.num_actions, tuple(hidden), spec.num_states, **variant))
-    convolutions, width = {"nature-cnn": NATURE_CNN, "nips-cnn": NIPS_CNN}[name]
+    convolutions, width = CNNS[name]
     images = dict(convolutions=convolutions, channels_first=spec.stack > 1)
     return from_flax(QNetwork(spec.num_actions, (width,), **images, **variant))
 

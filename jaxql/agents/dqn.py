@@ -26,7 +26,7 @@ from jaxql.agents.base import (
     within,
 )
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network, masked
+from jaxql.networks import fits, make_network, masked, natural_network
 from jaxql.replay import blank_step, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
 
@@ -35,7 +35,8 @@ from jaxql.types import Agent, Network, Replay, Spec, Step
 class Config(RunConfig):
     """Settings of the deep Q learner; `NAMED` has those of the papers."""
 
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
+    # auto: nature-cnn for images, minatar-cnn for small ones, else mlp
+    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn", "minatar-cnn"] = "auto"
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
     convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
     layer_norm: bool = False  # before each ReLU
@@ -73,11 +74,10 @@ class Config(RunConfig):
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
     """The learner for these worlds, with the network given or the one that the settings name."""
-    image, name, head = is_image(spec), config.network, head_of(config)
-    if name == "auto":
-        name = "nature-cnn" if image else "mlp"
-    if name != "mlp" and not image and network is None:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    auto, head = natural_network(spec), head_of(config)
+    name = auto if config.network == "auto" else config.network
+    if name != "mlp" and not fits(name, spec) and network is None:
+        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "{auto}" here')
     if spec.num_worlds % config.groups or config.batch_size % config.groups:
         raise UserError(
             f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
@@ -276,3 +276,4 @@ TUNED = {
         solved_at=19.5,
     ),
 }
+TUNED["jax:cartpole"] = TUNED["CartPole-v1"]

@@ -23,7 +23,7 @@ from jaxql.agents.base import (
     within,
 )
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network, masked
+from jaxql.networks import fits, make_network, masked, natural_network
 from jaxql.replay import blank_step
 from jaxql.types import Agent, Network, Spec, Step
 
@@ -36,7 +36,8 @@ class Config(RunConfig):
     ticks: int = within(32, 1)
     updates: int = within(16, 1)  # epochs * minibatches
     minibatches: int = within(8, 1)  # parts of an epoch
-    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn"] = "auto"  # auto: nature-cnn for images, else mlp
+    # auto: nature-cnn for images, minatar-cnn for small ones, else mlp
+    network: Literal["auto", "mlp", "nature-cnn", "nips-cnn", "minatar-cnn"] = "auto"
     hidden: tuple[int, ...] = (128, 128)  # widths of the MLP's hidden layers
     convolution: Literal["auto", "xla", "products"] = "auto"  # auto: matrix products on CPUs and of many seeds
     layer_norm: bool = True  # before each ReLU
@@ -60,9 +61,10 @@ class Rollout(NamedTuple):
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
     """PQN for these worlds, with the network given or the one that the settings name."""
-    name = config.network if config.network != "auto" else "nature-cnn" if is_image(spec) else "mlp"
-    if name != "mlp" and not is_image(spec) and network is None:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    auto = natural_network(spec)
+    name = auto if config.network == "auto" else config.network
+    if name != "mlp" and not fits(name, spec) and network is None:
+        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "{auto}" here')
     if config.updates % config.minibatches or spec.num_worlds * config.ticks % config.minibatches:
         raise UserError(
             f"minibatches is {config.minibatches}; it must divide updates ({config.updates}) and the rows of a round "
@@ -165,3 +167,4 @@ TUNED = {
         test_every=10_000,
     ),
 }
+TUNED["jax:cartpole"] = TUNED["CartPole-v1"]
