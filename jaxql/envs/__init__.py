@@ -6,13 +6,11 @@ import re
 from jaxql.errors import UserError, nearest
 
 _HOMES = {
-    "cartpole": ("cartpole",),
-    "deep_sea": ("deep_sea", "deep_sea_mdp"),
     "device": ("DeviceEnv",),
     "gymnax": ("from_gymnax",),
     "host": ("Episode", "HostEnv"),
-    "memory": ("memory",),
     "seeding": ("episode_seed",),
+    "small_worlds": ("cartpole", "deep_sea", "deep_sea_mdp", "memory"),
     "worlds": ("World", "catch", "catch_mdp", "endless", "from_mdp", "on_host"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

@@ -3,10 +3,8 @@
 import inspect
 
 from jaxql.envs import gymnax
-from jaxql.envs.cartpole import cartpole
-from jaxql.envs.deep_sea import deep_sea, deep_sea_mdp
 from jaxql.envs.device import DeviceEnv
-from jaxql.envs.memory import memory
+from jaxql.envs.small_worlds import cartpole, deep_sea, deep_sea_mdp, memory
 from jaxql.envs.worlds import World, catch, catch_mdp
 from jaxql.errors import UserError, nearest
 
