@@ -1,5 +1,7 @@
 """gymnax's environments through the adapter do what gymnax's own `step` does, auto-reset aside."""
 
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,6 @@ def test_nonsense_is_refused(env, env_args, message):
 
 
 def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "gymnax", None)
+    monkeypatch.setitem(sys.modules, "gymnax", None)
     with pytest.raises(UserError, match=r'pip install "jaxql\[gymnax\]"'):
         from_gymnax("CartPole-v1")
