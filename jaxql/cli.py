@@ -32,7 +32,7 @@ jaxql COMMAND --help shows the options of a command, jaxql train AGENT --help th
 class Train:
     """Options of every agent; settings of one: jaxql train AGENT --help."""
 
-    env: str  # id of a Gymnasium or Atari environment: FrozenLake-v1, CartPole-v1, PongNoFrameskip-v4, ALE/Pong-v5
+    env: str  # CartPole-v1, PongNoFrameskip-v4, ALE/Pong-v5, MinAtar/Breakout-v1, jax:catch, gymnax:NAME, ...
     seed: int = 0  # of everything random
     seeds: int = 1  # so many seeds at once, from SEED on: one compiled program, a run folder each, as if alone
     out: str | None = None  # run folder, or of many seeds the folder of theirs (default: runs/AGENT-ENV-seedK)

@@ -17,7 +17,8 @@ def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int
       agent: its pure functions; jit them first where `scan` is `host_scan`.
       env_step: (env, action) -> (env, (next_obs, reward, terminated, truncated, real)) of B worlds.
       carry: (state, env, obs).
-      warmup, rounds, ticks, updates: counts, of ticks, rounds, ticks a round and updates a round.
+      warmup, rounds, ticks, updates: counts, of ticks, rounds, ticks a round and updates a round; the first two may be
+        traced if `scan` is a `bounded_scan`.
       scan: `jax.lax.scan` for JAX worlds, `host_scan` for the real world.
 
     Returns:
@@ -26,7 +27,8 @@ def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int
     Raises:
       ValueError: ticks, rounds or updates below 1, or a negative warmup.
     """
-    if min(ticks, rounds, updates) < 1 or warmup < 0:
+    known = isinstance(rounds, int) and isinstance(warmup, int)
+    if min(ticks, updates) < 1 or known and (rounds < 1 or warmup < 0):
         raise ValueError(f"need ticks, rounds, updates >= 1, warmup >= 0; got {ticks}, {rounds}, {updates}, {warmup}")
 
     def act(carry):
@@ -44,7 +46,8 @@ def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int
         return (state, *carry[1:]), metrics
 
     def plain_ticks(carry, length):
-        return scan(lambda carry, _: (advance(act(carry)), None), carry, None, length)[0] if length else carry
+        none = isinstance(length, int) and length == 0
+        return carry if none else scan(lambda carry, _: (advance(act(carry)), None), carry, None, length)[0]
 
     def one_round(carry, _):
         acted = act(plain_ticks(carry, ticks - 1))
@@ -65,6 +68,30 @@ def host_scan(f, carry, xs, length):
     if length <= 8:  # a round's updates: stacked on the device, for the device still computes them
         return carry, _stack(ys)
     return carry, jax.tree.map(lambda *y: np.stack(y), *jax.device_get(ys))
+
+
+def bounded_scan(most: int):
+    """`jax.lax.scan` whose length may be traced: one program for every length up to `most`; results beyond it are 0.
+
+    >>> count = jax.jit(lambda length: bounded_scan(4)(lambda i, _: (i + 1, i), jnp.int32(5), None, length))
+    >>> total, ys = count(3)
+    >>> print(total, ys)
+    8 [5 6 7 0]
+    """
+
+    def scan(f, carry, xs, length):
+        if isinstance(length, int):
+            return jax.lax.scan(f, carry, xs, length)
+        y = jax.eval_shape(f, carry, xs)[1]
+        ys = jax.tree.map(lambda x: jnp.zeros((most, *x.shape), x.dtype), y)
+
+        def turn(i, both):
+            carry, y = f(both[0], xs)
+            return carry, jax.tree.map(lambda store, x: store.at[i].set(x), both[1], y)
+
+        return jax.lax.fori_loop(0, length, turn, (carry, ys))
+
+    return scan
 
 
 @jax.jit

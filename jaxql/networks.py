@@ -223,13 +223,36 @@ CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width
     "nips-cnn": (((16, 8, 4), (32, 4, 2)), 256),
     # van Hasselt et al. (2019), https://arxiv.org/abs/1906.05243
     "der-cnn": (((32, 5, 5), (64, 5, 5)), 256),
+    # Young & Tian (2019), https://arxiv.org/abs/1903.03176
+    "minatar-cnn": (((16, 3, 1),), 128),
 }
 
 
 def is_image(spec: Spec) -> bool:
-    """Whether observations are bytes [B, stack, H, W] or [B, H, W, C]."""
+    """Whether observations are bytes [B, stack, H, W] or [B, H, W, C], or small [B, H, W, C] of any dtype."""
     obs = observation_of(spec.obs)
-    return isinstance(obs, jax.ShapeDtypeStruct) and obs.dtype == jnp.uint8 and obs.ndim == 4
+    image = isinstance(obs, jax.ShapeDtypeStruct) and obs.ndim == 4
+    return image and (obs.dtype == jnp.uint8 or max(obs.shape[1:3]) < 36 and spec.stack == 1)
+
+
+def fits(name: str, spec: Spec) -> bool:
+    """Whether the network called `name` can read these observations: its convolutions must not outgrow an image.
+
+    >>> minatar = Spec(jax.ShapeDtypeStruct((1, 10, 10, 4), bool), num_actions=3, num_worlds=1)
+    >>> fits("nature-cnn", minatar), fits("minatar-cnn", minatar)
+    (False, True)
+    """
+    if name == "mlp" or not is_image(spec):
+        return name == "mlp"
+    side = min(observation_of(spec.obs).shape[2:] if spec.stack > 1 else observation_of(spec.obs).shape[1:3])
+    for _, size, stride in CONVOLUTIONAL.get(name, [()])[0]:  # impala-cnn pads: it reads any image
+        side = (side - size) // stride + 1
+    return side > 0
+
+
+def natural_network(spec: Spec) -> str:
+    """The name of the first network that fits: nature-cnn for images, minatar-cnn for small ones, else mlp."""
+    return next(name for name in ("nature-cnn", "minatar-cnn", "mlp") if fits(name, spec))
 
 
 def observation_of(obs):

@@ -171,3 +171,11 @@ def test_a_keyboard_interrupt_keeps_the_run(tmp_path):
     assert process.returncode == 130
     assert "interrupted" in output
     assert (folder / "checkpoints" / "last.json").exists()
+
+
+def test_a_jax_world_trains_and_is_evaluated(tmp_path):
+    folder = str(tmp_path / "catch")
+    result = run("train", "q-learning", "--env", "jax:catch", "--env-arg", "rows=4", "--steps", "900", "--out", folder)
+    assert result.returncode == 0, result.stderr
+    assert "exact mean return over all 5 starts of the greedy policy: " in result.stdout
+    assert json.loads(run("evaluate", folder, "--json").stdout)["mean_length"] == 3

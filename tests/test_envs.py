@@ -1,5 +1,6 @@
 """Host envs: rows are functions of seeds and actions, ends are true, errors are one line."""
 
+import sys
 import time
 import warnings
 
@@ -431,3 +432,21 @@ def test_the_adapter_is_quick():
         worlds.step((), np.zeros(8, np.int32))
         spent.append(time.thread_time() - begun)
     assert np.median(spent) < 1e-3
+
+
+def test_minatars_games_are_registered_when_asked_for():
+    pytest.importorskip("minatar", reason="minatar is not installed: pip install 'jaxql[minatar]'")
+    env = make("MinAtar/Breakout-v1", 2)
+    assert (env.spec.obs.shape, env.spec.obs.dtype, env.spec.num_actions) == ((2, 10, 10, 4), bool, 3)
+    first = env.reset()
+    _, (obs, *_) = env.step((), np.zeros(2, int))
+    assert obs.shape == first.shape and (obs != first).any()
+    with pytest.raises(UserError, match='did you mean "MinAtar/Breakout-v1"'):
+        make("MinAtar/Braekout-v1", 2)
+
+
+def test_a_missing_minatar_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "minatar", None)
+    monkeypatch.setitem(sys.modules, "minatar.gym", None)
+    with pytest.raises(UserError, match=r'pip install "jaxql\[minatar\]"'):
+        make("MinAtar/Breakout-v1", 2)

@@ -43,3 +43,15 @@ def test_host_scan_is_lax_scan(length):
     want_carry, want = jax.lax.scan(f, jnp.float32(0), None, length)
     assert carry == want_carry
     jax.tree.map(np.testing.assert_array_equal, ys, want)
+
+
+def test_bounded_scan_is_lax_scan_up_to_a_traced_length():
+    def f(carry, _):
+        return carry + 1, {"x": carry * 2.0, "y": jnp.ones(3)}
+
+    played = jax.jit(lambda length: loop.bounded_scan(5)(f, jnp.float32(0), None, length))
+    for length in 0, 1, 5:
+        want = jax.lax.scan(f, jnp.float32(0), None, length)
+        carry, ys = played(length)
+        jax.tree.map(np.testing.assert_array_equal, (carry, jax.tree.map(lambda x, n=length: x[:n], ys)), want)
+        assert not any(np.any(x[length:]) for x in jax.tree.leaves(ys))

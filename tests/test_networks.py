@@ -5,7 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql.networks import Impala, NoisyDense, QNetwork, from_flax, is_image, make_network, masked, shrunk
+from jaxql.networks import (
+    Impala,
+    NoisyDense,
+    QNetwork,
+    fits,
+    from_flax,
+    is_image,
+    make_network,
+    masked,
+    natural_network,
+    shrunk,
+)
 from jaxql.types import Spec
 
 ATARI = Spec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_worlds=2, stack=4)
@@ -114,6 +125,39 @@ def test_shrinking_keeps_a_share_of_convolutions_alone(name):
         share = 0.25 if module in encoders else 0.0
         want = jax.tree.map(lambda x, y, a=share: a * x + (1 - a) * y, old["params"][module], new["params"][module])
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6), mixed[module], want)
+
+
+def images(*shape, dtype=bool, stack=1):
+    return Spec(jax.ShapeDtypeStruct((2, *shape), dtype), num_actions=3, num_worlds=2, stack=stack)
+
+
+@pytest.mark.parametrize("dtype", [bool, jnp.float32, jnp.uint8])
+def test_minatars_network_is_the_papers(dtype):
+    spec, obs = images(10, 10, 4, dtype=dtype), jnp.ones((3, 10, 10, 4), dtype)
+    assert is_image(spec) and natural_network(spec) == "minatar-cnn"
+    network = make_network("minatar-cnn", spec)
+    params = network.init(jax.random.key(0), obs)
+    assert size(params) == 9 * 4 * 16 + 16 + 8 * 8 * 16 * 128 + 128 + 128 * 3 + 3  # counted by hand, with biases
+    assert network.apply(params, obs)[0].shape == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["nature-cnn", "nips-cnn", "minatar-cnn", "impala-cnn"])
+def test_the_smallest_image_that_fits(name):
+    """`fits` is whether the network can be built at all, for every side up to 40."""
+    for side in range(1, 41):
+        spec = images(4, side, 40, dtype=jnp.uint8, stack=4)
+        network = make_network(name, spec)
+        try:
+            shapes = jax.eval_shape(network.init, jax.random.key(0), spec.obs)
+            built = all(x.size for x in jax.tree.leaves(shapes))
+        except Exception:  # of XLA, flax or the initialiser
+            built = False
+        assert fits(name, spec) == built, side
+
+
+def test_auto_takes_the_first_network_that_fits():
+    assert natural_network(ATARI) == natural_network(images(36, 36, 3, dtype=jnp.uint8)) == "nature-cnn"
+    assert natural_network(images(2, 2, 3)) == natural_network(images(84, 84, 3, dtype=jnp.float32)) == "mlp"
 
 
 def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():

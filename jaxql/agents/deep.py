@@ -9,17 +9,17 @@ import optax
 from jaxql import losses
 from jaxql.agents.base import RunConfig, State, epsilon_of, learning_rate_of, within
 from jaxql.errors import UserError
-from jaxql.networks import is_image, make_network
+from jaxql.networks import fits, make_network, natural_network
 from jaxql.types import Array, Network, Spec
 
-Networks = Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn"]
+Networks = Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn", "minatar-cnn"]
 
 
 @dataclasses.dataclass(frozen=True)
 class DeepConfig(RunConfig):
     """The settings of every agent with a network."""
 
-    network: Networks = "auto"  # auto: nature-cnn for images, else mlp
+    network: Networks = "auto"  # auto: nature-cnn or minatar-cnn for images, else mlp
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
     width: int = within(1, 1)  # multiplies the channels of convolutions
     dense_width: int = within(0, 0)  # of the hidden layer behind convolutions; 0: as published
@@ -37,11 +37,10 @@ class DeepConfig(RunConfig):
 
 def network_of(config: DeepConfig, spec: Spec, **variant) -> Network:
     """The network that the settings name for these worlds; `variant` as in `make_network`."""
-    name, image = config.network, is_image(spec)
-    if name == "auto":
-        name = "nature-cnn" if image else "mlp"
-    if name != "mlp" and not image:
-        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "mlp" here')
+    auto = natural_network(spec)
+    name = auto if config.network == "auto" else config.network
+    if name != "mlp" and not fits(name, spec):
+        raise UserError(f'network "{name}" needs images (bytes [H, W, C] or stacked frames); use "{auto}" here')
     common = {field: getattr(config, field) for field in ("width", "dense_width", "layer_norm", "convolution")}
     return make_network(name, spec, config.hidden, **common, **variant)
 

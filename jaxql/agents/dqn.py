@@ -372,3 +372,4 @@ TUNED = {
         solved_at=19.5,
     ),
 }
+TUNED["jax:cartpole"] = TUNED["CartPole-v1"]

@@ -143,3 +143,4 @@ TUNED = {
         test_every=10_000,
     ),
 }
+TUNED["jax:cartpole"] = TUNED["CartPole-v1"]

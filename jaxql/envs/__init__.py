@@ -6,8 +6,11 @@ import re
 from jaxql.errors import UserError, nearest
 
 _HOMES = {
+    "device": ("DeviceEnv",),
+    "gymnax": ("from_gymnax",),
     "host": ("Episode", "HostEnv"),
     "seeding": ("episode_seed",),
+    "small_worlds": ("cartpole", "deep_sea", "deep_sea_mdp", "memory"),
     "worlds": ("World", "catch", "catch_mdp", "endless", "from_mdp", "on_host"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -33,15 +36,17 @@ def make(
     mesh=None,
     **atari_settings,
 ):
-    """B worlds of a Gymnasium or Atari env, as a `jaxql.envs.host.HostEnv`.
+    """B worlds: a `jaxql.envs.host.HostEnv` of a Gymnasium or Atari env, a `jaxql.envs.device.DeviceEnv` of a JAX one.
 
     Args:
-      env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`), a function () -> gymnasium.Env,
-        or a gymnasium.vector.VectorEnv in NEXT_STEP mode that accepts options={"reset_mask": ...}.
+      env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`; `jax:cartpole`, `jax:catch`,
+        `jax:deep-sea`, `jax:memory`, `gymnax:NAME`), a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv in
+        NEXT_STEP mode that accepts options={"reset_mask": ...}, or a `World`.
       num_envs: B, the number of worlds.
       seed, purpose: every episode has the seed `episode_seed(seed, purpose, world, episode)`. A sequence of S seeds
         gives each B / S of the worlds, numbered from 0; arrays are then [S, B / S, ...].
-      env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`.
+      env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`; of ours
+        those of the function that makes the World; of gymnax parameters of the environment.
       render: frames for `render()`.
       life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
       first_world: global number of the first world, where several processes share a batch.
@@ -67,8 +72,10 @@ def make(
     if atari_settings or life_loss:
         names = ", ".join([*atari_settings, *["life_loss"] * life_loss])
         raise UserError(f"{env}: {names} is for Atari games only; arguments of other envs go into env_args")
-    from jaxql.envs import classic
+    from jaxql.envs import classic, named
 
+    if named.is_jax(env):
+        return named.device_env(env, num_envs, env_args=env_args or {}, render=render, **seeding)
     return classic.host_env(env, num_envs, env_args=env_args or {}, render=render, **seeding)
 
 
@@ -86,14 +93,18 @@ def identify(env) -> tuple[str, list[str]]:
     >>> identify("PongNoFrameskip-v4")
     ('PongNoFrameskip-v4', [])
     """
-    from jaxql.envs import classic
+    from jaxql.envs import classic, named
 
+    if named.is_jax(env):
+        return named.name_of(env), []
     if isinstance(env, str):
         return (env, []) if _is_atari(env) else classic.current_id(env)
     if isinstance(env, classic.VectorEnv):
         return classic.name_of(env), []
     if not callable(env):
-        raise UserError(f"env={env!r}: it is an id, a function () -> gymnasium.Env, or a gymnasium.vector.VectorEnv")
+        raise UserError(
+            f"env={env!r}: it is an id, a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv or a World"
+        )
     probe = env()
     probe.close()
     return classic.name_of(probe), []

@@ -49,6 +49,8 @@ def current_id(id: str) -> tuple[str, list[str]]:
     ('FrozenLake-v1', ['FrozenLake-v0 is no longer in Gymnasium: running FrozenLake-v1'])
     """
     module, _, name = id.rpartition(":")
+    if name.startswith("MinAtar/"):
+        _register_minatar(id)
     try:
         if module:
             importlib.import_module(module)
@@ -68,6 +70,16 @@ def current_id(id: str) -> tuple[str, list[str]]:
 
     valid = [*gymnasium.registry, *atari.games()]
     raise UserError(atari.legacy_hint(name) or f"{id}: there is no such env{nearest(name, valid)}")
+
+
+def _register_minatar(id):
+    """Gymnasium no longer loads plugins: the games of the package minatar are registered here, once."""
+    try:
+        register = importlib.import_module("minatar.gym").register_envs
+    except ImportError as error:
+        raise UserError(f'{id}: minatar is not here ({error}); pip install "jaxql[minatar]"') from None
+    if not any(known.startswith("MinAtar/") for known in gymnasium.registry):
+        register()
 
 
 def _make_by_id(id, num_envs, env_args, render, notes):

@@ -56,6 +56,7 @@ class HostEnv:
     """
 
     stack = 1
+    state = ()  # what `step` takes first: the worlds are elsewhere
 
     def __init__(
         self,

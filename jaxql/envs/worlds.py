@@ -12,13 +12,14 @@ from jaxql.types import MDP, Spec
 
 
 class World(NamedTuple):
-    """One episode, as pure functions; a state is what the agent sees."""
+    """One episode, as pure functions."""
 
     reset: Callable  # (key) -> state
     step: Callable  # (key, state, action) -> (state, reward, terminated)
     num_actions: int
-    num_states: int | None = None  # where states are indices
-    step_limit: int | None = None  # the episode is cut after so many steps
+    num_states: int | None = None  # where observations are indices
+    step_limit: int | None = None  # the episode is truncated after so many steps
+    observe: Callable = lambda state: state  # what the agent sees of a state
 
     def spec(self, num_worlds: int) -> Spec:
         """What an agent must know of `num_worlds` of these.
@@ -26,8 +27,8 @@ class World(NamedTuple):
         >>> catch().spec(8).obs
         ShapeDtypeStruct(shape=(8,), dtype=int32)
         """
-        state = jax.eval_shape(self.reset, jax.random.key(0))
-        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_worlds, *x.shape), x.dtype), state)
+        obs = jax.eval_shape(lambda key: self.observe(self.reset(key)), jax.random.key(0))
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_worlds, *x.shape), x.dtype), obs)
         return Spec(obs=obs, num_actions=self.num_actions, num_worlds=num_worlds, num_states=self.num_states)
 
 
@@ -56,11 +57,21 @@ def catch(rows: int = 6, columns: int = 5) -> World:
 def catch_mdp(rows: int = 6, columns: int = 5) -> MDP:
     """`catch` as a model, for exact solutions; the last row, where episodes are over, loops onto itself unrewarded."""
     world = catch(rows, columns)
-    states, actions = np.indices((world.num_states, world.num_actions), dtype=np.int32)
-    successor, reward, ends = (np.array(x) for x in world.step(jax.random.key(0), states, actions))
-    over = states >= (rows - 1) * columns**2
     start = np.zeros(world.num_states)
     start[np.arange(columns) * columns + columns // 2] = 1 / columns
+    return to_mdp(world, start, num_over=columns**2)
+
+
+def to_mdp(world: World, start, num_over: int) -> MDP:
+    """A world of indices that draws nothing but its start, as a model; the last `num_over` states loop unrewarded.
+
+    Args:
+      start: [S] distribution of the first state.
+      num_over: so many of the last states are where episodes are over.
+    """
+    states, actions = np.indices((world.num_states, world.num_actions), dtype=np.int32)
+    successor, reward, ends = (np.array(x) for x in world.step(jax.random.key(0), states, actions))
+    over = states >= world.num_states - num_over
     return MDP(
         next_state=jnp.asarray(np.where(over, states, successor)[..., None], jnp.int32),
         probability=jnp.ones((*states.shape, 1)),
@@ -172,7 +183,7 @@ def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_
 
     def begin(key):
         state = world.reset(_address(key, 0, 0))
-        return Endless(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), state
+        return Endless(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), world.observe(state)
 
     def step(env, action):
         episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
@@ -185,7 +196,7 @@ def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_
         truncated = late & ~terminated
         reward = jnp.where(env.over, 0, reward).astype(float)
         after = Endless(state, terminated | truncated, clock, episode, env.key)
-        return after, (state, reward, terminated, truncated, ~env.over)
+        return after, (world.observe(state), reward, terminated, truncated, ~env.over)
 
     return lambda key: jax.vmap(begin)(jax.random.split(key, num_worlds)), jax.vmap(step)
 

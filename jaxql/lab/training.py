@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -18,6 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from jaxql import agents, loop
 from jaxql.agents.base import RunConfig, hyper_of, within
+from jaxql.envs.device import DeviceEnv
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
 from jaxql.lab import memory
@@ -59,8 +61,8 @@ def train(
 
     Args:
       agent: a name in `jaxql.agents.REGISTRY`, an `Entry` like those there, or an `Agent` made elsewhere.
-      env: an env id, a callable that makes a Gymnasium env, or a vector env in NEXT_STEP mode, whose worlds are split
-        evenly among the seeds.
+      env: an env id, a callable that makes a Gymnasium env, a `World`, or a vector env in NEXT_STEP mode, whose worlds
+        are split evenly among the seeds. Rounds with JAX worlds are compiled whole.
       seed: of everything random. The same seed gives the same metrics.csv on a CPU.
       seeds: above 1, the seeds `seed`, `seed` + 1, ... are trained in one compiled program, each as if alone, and their
         Runs are returned as a list. A seed that is solved stops being written about; the others go on.
@@ -166,12 +168,14 @@ class Training:
     def __init__(self, agent, config, env, make_env, files, progress, callback, every):
         self.config, self.env, self.progress, self.every = config, env, progress, every
         self.many, self.interrupted, self.began = len(every) > 1, False, time.perf_counter()
-        self.program = loop.compiled(loop.many(agent) if self.many else agent)
+        self.program = loop.many(agent) if self.many else agent
         alone = loop.compiled(agent)
         self.books = [
             Books(alone, config, env, make_env, its_files, self._callback(callback, seed), self._show(i), seed)
             for i, (seed, its_files) in enumerate(zip(every, files, strict=True))
         ]
+        self.warmup = math.ceil(config.warmup_steps / config.num_envs)  # ticks
+        self.play = self.player()
         self.newest, self.runs, self.errors = {}, {}, {}  # by the index of a seed: row, Run, UserError
         self.shown = None  # the rows that were shown last
 
@@ -181,23 +185,23 @@ class Training:
     def _show(self, i):
         return (lambda row, seconds: self.newest.update({i: row})) if self.many else self.progress.update
 
+    def player(self):
+        """play(carry, warmup, rounds) -> (carry, metrics): compiled whole for JAX worlds, turn by turn for others."""
+        plan = dict(ticks=self.config.ticks, updates=self.config.updates)
+        if isinstance(self.env, DeviceEnv):
+            most = self.books[0].chunk()  # the rounds of a chunk without warmup while there are steps enough
+            return self.env.compiled(self.program, most_warmup=self.warmup, most_rounds=most, **plan)
+        train = functools.partial(loop.train, loop.compiled(self.program), self.env.step, scan=loop.host_scan, **plan)
+        return lambda carry, warmup, rounds: train(carry, warmup=warmup, rounds=rounds)
+
     def run(self, initial) -> list[Run]:
         """Trains until each seed is solved, out of steps or stopped by the callback, or all are from the keyboard."""
-        config, obs = self.config, self.env.reset()
-        carry, warmup = (self.begin(obs, initial), (), obs), math.ceil(config.warmup_steps / config.num_envs)
+        obs, warmup = self.env.reset(), self.warmup
+        carry = self.begin(obs, initial), self.env.state, obs
         with self.stopping_on_interrupt():
             while not self.interrupted and (going := [i for i, books in enumerate(self.books) if not books.over]):
                 rounds = min(self.books[i].rounds for i in going)
-                carry, metrics = loop.train(
-                    self.program,
-                    self.env.step,
-                    carry,
-                    warmup=warmup,
-                    rounds=rounds,
-                    ticks=config.ticks,
-                    updates=config.updates,
-                    scan=loop.host_scan,
-                )
+                carry, metrics = self.play(carry, warmup, rounds)
                 warmup = 0
                 self.share_out(going, rounds, metrics)
                 for i in going:
