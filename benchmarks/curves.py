@@ -1,0 +1,137 @@
+"""Learning curves: five seeds of an agent in one program, a cell (agent, env) at a time.
+
+python benchmarks/curves.py [--agents A ...] [--envs E ...] [--commit]      what is not there yet, to results/curves/
+python benchmarks/curves.py --draw OUT.png                                   what is there, an env a panel
+
+A cell that has its file is skipped, so that the script may be stopped and started again; with --commit every cell is a
+commit. A point is the mean return of the last 100 training episodes, as in MinAtar's paper (Young & Tian, 2019).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "curves"
+SEEDS = 5
+AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow", "pqn"
+CLASSIC = dict(steps=100_000)
+MINATAR = dict(steps=300_000, learning_rate=2.5e-4)  # dqn's: its paper's replay, batch, epsilon and target period
+REPLAY = dict(
+    num_envs=4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
+    exploration_steps=100_000, epsilon=0.1,
+)  # fmt: skip
+ENVS = {
+    "jax:cartpole": CLASSIC,
+    "gymnax:Acrobot-v1": CLASSIC,
+    "gymnax:MountainCar-v0": CLASSIC,
+    "jax:deep-sea": CLASSIC,
+    "gymnax:Breakout-MinAtar": MINATAR,
+    "gymnax:Asterix-MinAtar": MINATAR,
+    "gymnax:Freeway-MinAtar": MINATAR,
+}
+
+
+def cell(agent: str, env: str) -> dict:
+    """The curves of all seeds of one agent in one env, with where they come from."""
+    import jaxql
+    from benchmarks.measure import about
+
+    settings = ENVS[env] | dict(log_every=ENVS[env]["steps"] // 100, test_every=10**9, checkpoint_every=10**9)
+    if ENVS[env] is MINATAR and agent != "pqn":
+        noisy = {"epsilon", "exploration_steps"} if agent == "rainbow" else set()
+        settings |= {name: value for name, value in REPLAY.items() if name not in noisy}
+    with tempfile.TemporaryDirectory() as folder:
+        runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
+        curves = []
+        for run in runs:
+            steps, seconds, _ = np.loadtxt(run.folder / "timing.csv", delimiter=",", skiprows=1, unpack=True)
+            at = run.metrics["env_steps"]
+            clock = np.interp(at, steps, seconds)
+            curves.append({"env_steps": at, "seconds": clock, "return": run.metrics["return_mean"]})
+    tidy = [{name: [None if np.isnan(x) else round(float(x), 4) for x in values] for name, values in curve.items()}
+            for curve in curves]  # fmt: skip
+    return {"agent": agent, "env": env, "settings": settings, **about(), "curves": tidy}
+
+
+def iqm(values: np.ndarray) -> np.ndarray:
+    """The mean of the middle half along the first axis; a value that is half inside counts half.
+
+    Source: Agarwal et al. (2021), https://arxiv.org/abs/2108.13264
+    """
+    count = len(values)
+    low, high = count / 4, 3 * count / 4
+    inside = np.clip(np.minimum(np.arange(count) + 1, high) - np.maximum(np.arange(count), low), 0, None)
+    return np.tensordot(inside / inside.sum(), np.sort(values, axis=0), axes=1)
+
+
+def interval(values: np.ndarray, draws: int = 2_000) -> tuple[np.ndarray, np.ndarray]:
+    """95 % of the IQMs of as many seeds drawn with replacement (one env: one stratum)."""
+    rng = np.random.default_rng(0)
+    resampled = [iqm(values[rng.integers(len(values), size=len(values))]) for _ in range(draws)]
+    return tuple(np.percentile(resampled, [2.5, 97.5], axis=0))
+
+
+def common(curves: list[dict]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(env steps [T], returns [S, T], seconds [T]) of curves whose rows are at slightly different steps."""
+    steps = np.linspace(0, min(curve["env_steps"][-1] for curve in curves), 60)[1:]
+    returns, seconds = [], []
+    for curve in curves:
+        at, value = np.array(curve["env_steps"]), np.array(curve["return"], float)
+        known = np.isfinite(value)
+        returns.append(np.interp(steps, at[known], value[known], left=np.nan))
+        seconds.append(np.interp(steps, at, curve["seconds"]))
+    return steps, np.array(returns), np.mean(seconds, axis=0)
+
+
+def draw(out: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    cells = [json.loads(path.read_text()) for path in sorted(RESULTS.rglob("*.json"))]
+    names = [env for env in ENVS if any(row["env"] == env for row in cells)]
+    figure, panels = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
+    for env, axes in zip(names, panels[0], strict=True):
+        for row in (row for row in cells if row["env"] == env):
+            steps, returns, _ = common(row["curves"])
+            low, high = interval(returns)
+            (line,) = axes.plot(steps / 1e3, iqm(returns), label=row["agent"])
+            axes.fill_between(steps / 1e3, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+        axes.set(title=env, xlabel="env steps (thousands)", ylabel="return")
+        axes.legend(frameon=False, fontsize=7)
+    figure.savefig(out, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=AGENTS)
+    parser.add_argument("--envs", nargs="+", choices=ENVS, default=tuple(ENVS))
+    parser.add_argument("--commit", action="store_true")
+    parser.add_argument("--draw", metavar="OUT.png")
+    given = parser.parse_args()
+    if given.draw:
+        return draw(given.draw)
+    for env in given.envs:
+        for agent in given.agents:
+            path = RESULTS / env.replace(":", "-") / f"{agent}.json"
+            if path.exists():
+                continue
+            row = cell(agent, env)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(row) + "\n")
+            last = [curve["return"][-1] for curve in row["curves"]]
+            print(env, agent, last, f"{row['curves'][0]['seconds'][-1]:.0f} s", flush=True)
+            if given.commit:
+                subprocess.run(["git", "add", str(path)], check=True)
+                subprocess.run(["git", "commit", "-qm", f"Curves: {agent} on {env}", str(path)], check=True)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main()
