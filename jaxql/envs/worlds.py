@@ -118,6 +118,8 @@ def _cumulative(probability):
 
 def _draw(key, cumulative):
     """An index drawn from cumulative probabilities [K]: one of probability 0 never is, for it adds nothing."""
+    if cumulative.size == 1:  # a number would be drawn in vain
+        return jnp.int32(0)
     method = "compare_all" if cumulative.size <= 16 else "scan"  # a few are compared faster than searched
     return jnp.searchsorted(cumulative, jax.random.uniform(key), side="right", method=method)
 
