@@ -21,6 +21,7 @@ SEEDS = 5
 AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow", "pqn"
 CLASSIC = dict(steps=100_000)
 MINATAR = dict(steps=300_000, learning_rate=2.5e-4)  # dqn's: its paper's replay, batch, epsilon and target period
+PLAIN = dict(double=False, n_step=1)  # what is tuned for CartPole has both
 REPLAY = dict(
     num_envs=4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
@@ -40,11 +41,12 @@ def cell(agent: str, env: str) -> dict:
     """The curves of all seeds of one agent in one env, with where they come from."""
     import jaxql
     from benchmarks.measure import about
+    from jaxql import agents
 
     settings = ENVS[env] | dict(log_every=ENVS[env]["steps"] // 100, test_every=10**9, checkpoint_every=10**9)
-    if ENVS[env] is MINATAR and agent != "pqn":
-        noisy = {"epsilon", "exploration_steps"} if agent == "rainbow" else set()
-        settings |= {name: value for name, value in REPLAY.items() if name not in noisy}
+    if agent != "pqn":  # what an agent's name says goes before what they share
+        shared, named = PLAIN | (REPLAY if ENVS[env] is MINATAR else {}), agents.REGISTRY[agent].named
+        settings |= {name: value for name, value in shared.items() if name not in named}
     with tempfile.TemporaryDirectory() as folder:
         runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
         curves = []
@@ -55,7 +57,8 @@ def cell(agent: str, env: str) -> dict:
             curves.append({"env_steps": at, "seconds": clock, "return": run.metrics["return_mean"]})
     tidy = [{name: [None if np.isnan(x) else round(float(x), 4) for x in values] for name, values in curve.items()}
             for curve in curves]  # fmt: skip
-    return {"agent": agent, "env": env, "settings": settings, **about(), "curves": tidy}
+    about_it = about() | {"command": f"python benchmarks/curves.py --agents {agent} --envs {env}"}
+    return {"agent": agent, "env": env, "settings": settings, **about_it, "curves": tidy}
 
 
 def iqm(values: np.ndarray) -> np.ndarray:
