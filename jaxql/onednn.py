@@ -1,8 +1,8 @@
 """Convolutions by oneDNN, which jaxlib carries for x86 CPUs and calls by a name that XLA's own convolution never uses.
 
-An update is faster with them than with XLA's, and as fast inside loops as outside (`benchmarks/learner.py`). The name and its
-settings are not part of JAX's interface: they are used with the versions of jaxlib on which they were tested. JAX's
-persistent compilation cache cannot store programs that hold them; it warns and goes on.
+An update is faster with them than with XLA's, and as fast inside loops as outside (`benchmarks/learner.py`). The name
+and its settings are not part of JAX's interface: they are used with the versions of jaxlib on which they were tested.
+JAX's persistent compilation cache cannot store programs that hold them; it warns and goes on.
 """
 
 import functools
