@@ -19,22 +19,25 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results" / "curves"
 SEEDS = 5
 AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow", "pqn"
-CLASSIC = dict(steps=100_000)
-MINATAR = dict(steps=300_000, learning_rate=2.5e-4)  # dqn's: its paper's replay, batch, epsilon and target period
 PLAIN = dict(double=False, n_step=1)  # what is tuned for CartPole has both
-REPLAY = dict(
-    num_envs=4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
+CLASSIC = dict(
+    num_envs=8, updates=4, hidden=(128, 128), learning_rate=5e-4, batch_size=64, capacity=50_000, warmup_steps=1_000,
+    target_period_updates=200, exploration_steps=20_000, epsilon=0.05, v_min=-100.0, v_max=0.0,
+)  # fmt: skip
+MINATAR = dict(  # replay, batch, epsilon and target period of its paper, an update each 4 steps
+    num_envs=4, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
 )  # fmt: skip
-ENVS = {
-    "jax:cartpole": CLASSIC,
-    "gymnax:Acrobot-v1": CLASSIC,
-    "gymnax:MountainCar-v0": CLASSIC,
-    "jax:deep-sea": CLASSIC,
-    "gymnax:Breakout-MinAtar": MINATAR,
-    "gymnax:Asterix-MinAtar": MINATAR,
-    "gymnax:Freeway-MinAtar": MINATAR,
+ENVS = {  # env steps, and the settings of agents with a replay that are not the tuned ones; pqn has its own defaults
+    "jax:cartpole": (100_000, {}),
+    "gymnax:Acrobot-v1": (100_000, CLASSIC),
+    "gymnax:MountainCar-v0": (100_000, CLASSIC),
+    "jax:deep-sea": (100_000, CLASSIC | dict(v_min=-1.0, v_max=1.0)),
+    "gymnax:Breakout-MinAtar": (300_000, MINATAR),
+    "gymnax:Asterix-MinAtar": (300_000, MINATAR),
+    "gymnax:Freeway-MinAtar": (300_000, MINATAR),
 }
+OWN = {"iqn": dict(atoms=8), "pqn": dict(learning_rate=5e-4)}  # 8 fractions: figure 2 of iqn's paper
 
 
 def cell(agent: str, env: str) -> dict:
@@ -43,10 +46,11 @@ def cell(agent: str, env: str) -> dict:
     from benchmarks.measure import about
     from jaxql import agents
 
-    settings = ENVS[env] | dict(log_every=ENVS[env]["steps"] // 100, test_every=10**9, checkpoint_every=10**9)
+    steps, shared = ENVS[env]
+    settings = dict(steps=steps, log_every=steps // 100, test_every=10**9, checkpoint_every=10**9)
     if agent != "pqn":  # what an agent's name says goes before what they share
-        shared, named = PLAIN | (REPLAY if ENVS[env] is MINATAR else {}), agents.REGISTRY[agent].named
-        settings |= {name: value for name, value in shared.items() if name not in named}
+        settings |= PLAIN | shared | agents.REGISTRY[agent].named
+    settings |= OWN.get(agent, {})
     with tempfile.TemporaryDirectory() as folder:
         runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
         curves = []

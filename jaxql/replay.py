@@ -68,6 +68,16 @@ def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int, n=None) -
     )
 
 
+def ordered(ring, seen):
+    """`ring`, whose scalars wait for `seen` [], and with them every write whose place they tell.
+
+    In a compiled loop that reads a buffer and then writes to it, XLA copies it whole at every turn unless the write
+    depends on what was read.
+    """
+    never = (seen != seen) & (seen == seen)
+    return jax.tree.map(lambda x: jnp.where(never, 0, x) if x.ndim == 0 else x, ring)
+
+
 class _Storage:
     """What both kinds of replay share: where rows lie, and which can be drawn."""
 
@@ -240,6 +250,7 @@ def prioritised_replay(
 
     def update(ring: Ring, index, x, alpha) -> Ring:
         tree, largest = storage.each(change, ring, index, (jnp.abs(x) + epsilon) ** alpha)
-        return ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(largest)))
+        ring = ring._replace(priorities=tree, largest=jnp.maximum(ring.largest, jnp.max(largest)))
+        return ordered(ring, jnp.sum(sum_tree.total(tree)))
 
     return Replay(init=init, add=add, sample=sample, update=update)

@@ -85,6 +85,7 @@ BAD = {
     "seed": (["train", "dqn", "--env", "CartPole-v1", "--seed", "-1"], "a seed is a whole number, 0 or greater"),
     "no seeds": (["train", *LAKE, "--seeds", "0"], "the number of seeds is a whole number, 1 or greater"),
     "half a seed": (["train", *LAKE, "--seeds", "1.5"], "--seeds"),
+    "network": (["train", "dqn", "--env", "CartPole-v1", "--network", "nature-cnn"], 'use "mlp" here'),
     "env arg": (["train", "dqn", "--env", "CartPole-v1", "--env-arg", "fast"], "is not KEY=VALUE"),
     "env arg name": (["train", *LAKE, "--env-arg", "slipery=False"], "slipery"),
     "init": (["train", *LAKE, "--init-from", "nowhere"], "no run folder nowhere"),

@@ -65,6 +65,8 @@ def test_truncation_and_termination_are_told_apart():
 def test_minatar_is_seen_as_images(name):
     env = envs.make(f"gymnax:{name}", 2)
     assert env.spec.obs.shape[:3] == (2, 10, 10)
+    env.reset()
+    assert not any(x.weak_type for x in jax.tree.leaves(env.state.worlds.state)), "a run would compile twice"
     for agent in "dqn", "pqn":
         entry = agents.REGISTRY[agent]
         shapes = jax.eval_shape(

@@ -1,5 +1,7 @@
 """The laws of every agent in the registry, on JAX worlds: one state, several drivers, the same numbers."""
 
+import dataclasses
+import re
 from collections import Counter
 
 import jax
@@ -180,6 +182,22 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
         state, _ = agent.learn(state)
         assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state.data.rows)] == places
     assert jax.random.key_data(key).shape, "the caller's key must survive donation"
+
+
+@pytest.mark.parametrize("name", ["dqn", "per-dqn"])
+def test_a_compiled_loop_copies_no_store(name):
+    """XLA would copy it at every turn, if a write did not depend on what was read from it."""
+    config = settings_of(name)
+    agent = agents.REGISTRY[name].make(dataclasses.replace(config, capacity=5_002), catch().spec(WORLDS))
+    _, start, env_step = program(agent, REPLAY)
+    carry = start(jax.random.key(0), hyper_of(name))
+    slots = len(carry[0].data.rows.real)
+    played = jax.jit(lambda carry: loop.train(agent, env_step, carry, **REPLAY), donate_argnums=0)
+    text = played.lower(carry).compile().as_text()
+    stores = rf"\[{slots},|\[{-(-slots * WORLDS // 128)},128\]"
+    assert re.search(rf"= \w+(?:{stores})\S* parameter", text), "the store is not where it is looked for"
+    copies = [line.strip()[:99] for line in text.splitlines() if re.search(rf"= \w+(?:{stores})\S* copy\(", line)]
+    assert not copies
 
 
 @every_agent

@@ -137,6 +137,8 @@ def test_agent_network_and_callback_may_be_passed(tmp_path):
     assert run.state.params.shape == (4, 2)
     assert len(rows) == 2, "the callback stops the run"
     assert run.env_steps < 1_500
+    run = jaxql.train("dqn", **SHORT_DQN, network="mlp", out=tmp_path / "name")
+    assert (run.config.network, run.state.params["params"]["Dense_0"]["kernel"].shape[0]) == ("mlp", 4)
 
 
 def test_init_from_starts_with_the_best_parameters_of_a_run(lake, tmp_path):

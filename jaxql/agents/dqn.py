@@ -28,7 +28,7 @@ from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer
 from jaxql.errors import UserError
 from jaxql.keys import address
 from jaxql.networks import masked, shrunk
-from jaxql.replay import blank_step, prioritised_replay, uniform_replay
+from jaxql.replay import blank_step, ordered, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
 
 Heads = Literal[
@@ -170,6 +170,7 @@ def dqn(
         draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
         (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
         metrics = report(state, value, gradient, q_values, batch.weight)
+        state = state._replace(data=ordered(state.data, value))
         if replay.update is not None:
             state = state._replace(data=replay.update(state.data, batch.index, priority, state.hyper.alpha))
         state = follow(descend(state, gradient, optimizer), target)

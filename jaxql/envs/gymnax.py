@@ -32,7 +32,7 @@ def from_gymnax(name_or_env, params=None) -> World:
         raise UserError(f"{env.name}: its action space is {type(actions).__name__}, and Q-learning needs Discrete")
 
     def reset(key):
-        return jax.tree.map(jnp.asarray, env.reset_env(key, params))
+        return jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), env.reset_env(key, params))  # no weak types
 
     like = jax.eval_shape(reset, jax.random.key(0))
 

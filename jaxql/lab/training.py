@@ -52,7 +52,7 @@ def train(
     preset: str | None = None,
     env_args: dict[str, Any] | None = None,
     init_from: str | os.PathLike | None = None,
-    network: Network | None = None,
+    network: Network | str | None = None,
     callback: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
     **settings,
@@ -71,7 +71,7 @@ def train(
       preset: named settings of the agent; None takes those tuned for this agent and env.
       env_args: keyword arguments of the env.
       init_from: a run folder whose best parameters this run starts from.
-      network: replaces the one that the settings name.
+      network: replaces the one that the settings name, or is another name.
       callback: called with every row of metrics, of many seeds with the key "seed" too; the run (of that seed) stops
         when it returns something true.
       quiet: print nothing.
@@ -83,6 +83,8 @@ def train(
     """
     every = _every(seed, seeds)
     entry, name = _entry(agent)
+    if isinstance(network, str):
+        settings["network"], network = network, None
     make_env = EnvMaker(env, env_args or {})
     if isinstance(env, VectorEnv):
         if env.num_envs % seeds:
