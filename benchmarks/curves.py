@@ -24,8 +24,8 @@ CLASSIC = dict(
     num_envs=8, updates=4, hidden=(128, 128), learning_rate=5e-4, batch_size=64, capacity=50_000, warmup_steps=1_000,
     target_period_updates=200, exploration_steps=20_000, epsilon=0.05, v_min=-100.0, v_max=0.0,
 )  # fmt: skip
-MINATAR = dict(  # replay, batch, epsilon and target period of its paper, an update each 4 steps
-    num_envs=4, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
+MINATAR = dict(  # replay, batch, epsilon and target period of its paper; an update each 8 steps, not each one
+    num_envs=8, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
 )  # fmt: skip
 ENVS = {  # env steps, and the settings of agents with a replay that are not the tuned ones; pqn has its own defaults
