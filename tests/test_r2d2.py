@@ -152,8 +152,8 @@ def test_the_memory_stored_is_the_one_it_acts_with():
         env, (next_obs, *outcome, real) = jax.jit(env_step)(env, action)
         step = jaxql.Step(obs, action, *outcome, next_obs, real, extra)
         state, obs = observe(state, step), next_obs
-        slot = (state.ticks - 1) % len(state.data.rows.real)
-        np.testing.assert_array_equal(state.data.rows.extra[slot], seen)
+        slot = (state.ticks - 1) % len(state.data.ring.rows.real)
+        np.testing.assert_array_equal(state.data.ring.rows.extra[slot], seen)
         seen = np.where(real, seen, 0)
 
 
@@ -161,7 +161,7 @@ def test_drawn_sequences_get_the_priority_of_their_errors():
     settings = dict(hidden=(8,), core_width=4, burn_in=1, length=3, batch_size=4, prioritised=True, eta=0.7, alpha=0.5)
     agent, state = trained("r2d2", 3, **settings)
     learned, _ = jax.jit(agent.learn)(state)
-    before, after = (x.data.priorities[0].ravel() for x in (state, learned))
+    before, after = (x.data.ring.priorities[0].ravel() for x in (state, learned))
     assert 1 <= jnp.sum(before != after) <= 4
     assert jnp.all((after > 0) == (before > 0)), "what cannot be drawn stays so"
     assert jnp.all(after[before != after] < 1), "errors of values near 0 are small"

@@ -164,5 +164,23 @@ TUNED = {
         solved_at=490.0,
         test_every=10_000,
     ),
+    "PongNoFrameskip-v4": dict(
+        num_envs=16,
+        ticks=64,
+        updates=32,
+        minibatches=16,
+        network="nips-cnn",
+        bfloat16=True,
+        trace=0.8,
+        discount=0.98,
+        learning_rate=5e-4,
+        epsilon=0.01,
+        exploration_steps=100_000,
+        clip_rewards=True,
+        steps=5_000_000,
+        test_from=17.0,
+        test_every=20_000,
+        solved_at=19.5,
+    ),
 }
 TUNED["jax:cartpole"] = TUNED["CartPole-v1"]

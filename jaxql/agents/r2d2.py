@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer
 from jaxql.errors import UserError
 from jaxql.keys import address
 from jaxql.networks import masked
-from jaxql.recurrent import r2d2_loss, remembered, sequence, sequence_priority
-from jaxql.replay import blank_step, prioritised_replay, uniform_replay
+from jaxql.recurrent import r2d2_loss, restarted, sequence, sequence_priority
+from jaxql.replay import Ring, blank_step, ordered, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
 
 
@@ -38,6 +38,13 @@ class Config(DeepConfig):
     beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
     adam_epsilon: float = within(1e-8, 0)
     target_period_updates: int = within(200, 1)  # updates between copies to the target network
+
+
+class Data(NamedTuple):
+    """What is stored, and the memory before the next observation, so that to act nothing is read from the store."""
+
+    ring: Ring
+    memory: Any  # leaves [B, ...]
 
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
@@ -68,8 +75,7 @@ def r2d2(
 ) -> Agent:
     """The agent of any network with a memory and any replay whose view is `recurrent.sequence`.
 
-    The memory with which it acts is in the newest row of the ring. `optimizer` has no learning rate, which is in
-    `state.hyper`.
+    `optimizer` has no learning rate, which is in `state.hyper`.
 
     Source: Kapturowski et al. (2019), sections 2.3 and 3, https://openreview.net/pdf?id=r1lyTjAqYX
     """
@@ -86,19 +92,20 @@ def r2d2(
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), memory)
         ring = replay.init(blank_step(obs)._replace(extra=start))
-        return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=ring)
+        data = Data(ring, start)
+        return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=data)
 
     def act(state: State, obs):
-        memory = remembered(state.data.rows, state.data.count)
-        return policy(state.params, obs, memory, address(state.key, ACT, state.ticks), epsilon_of(state))
+        return policy(state.params, obs, state.data.memory, address(state.key, ACT, state.ticks), epsilon_of(state))
 
     def observe(state: State, step: Step) -> State:
         reward = jnp.sign(step.reward) if clip_rewards else step.reward
-        return after(state, step, data=replay.add(state.data, step._replace(reward=reward)))
+        ring = replay.add(state.data.ring, step._replace(reward=reward))
+        return after(state, step, data=Data(ring, restarted(step.extra, step.real)))
 
     def learn(state: State):
-        key = address(state.key, LEARN, state.updates)
-        batch = replay.sample(state.data, key, batch_size, state.hyper.discount, beta_of(state))
+        key, (ring, memory) = address(state.key, LEARN, state.updates), state.data
+        batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
 
         def loss(params):
             return r2d2_loss(params, state.target, batch, network.apply, burn_in=burn_in)
@@ -108,7 +115,8 @@ def r2d2(
         metrics = report(state, value, gradient, q_values, jnp.where(real, batch.weight[:, None], 0))
         if replay.update is not None:
             size = sequence_priority(td_errors, real, eta)
-            state = state._replace(data=replay.update(state.data, batch.index, size, state.hyper.alpha))
+            ring = replay.update(ring, batch.index, size, state.hyper.alpha)
+        state = state._replace(data=Data(ordered(ring, value), memory))
         return follow(descend(state, gradient, optimizer), "hard"), metrics
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
