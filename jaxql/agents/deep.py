@@ -4,7 +4,6 @@ import dataclasses
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxql import losses
@@ -51,28 +50,8 @@ def network_of(config: DeepConfig, spec: Spec, **variant) -> Network:
 
 def optimizer_of(config: DeepConfig, direction: optax.GradientTransformation) -> optax.GradientTransformation:
     """`direction`, without a learning rate, of gradients whose global norm is limited as the settings ask for."""
-    limit = limited(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
+    limit = optax.clip_by_global_norm(config.max_gradient_norm) if config.max_gradient_norm else optax.identity()
     return optax.chain(limit, direction)
-
-
-def norm(tree) -> Array:
-    """The Euclidean norm of all numbers in a tree, by inner products, for of squares XLA's CPU programs make an array.
-
-    >>> print(norm({"kernel": jnp.array([[3.0, 0.0]]), "bias": jnp.array([4.0])}))
-    5.0
-    """
-    return jnp.sqrt(sum(jnp.vdot(x, x, precision=jax.lax.Precision.HIGHEST) for x in jax.tree.leaves(tree)))
-
-
-def limited(most: float) -> optax.GradientTransformation:
-    """Gradients whose `norm` is above `most` are scaled down to it, as by `optax.clip_by_global_norm`."""
-
-    def update(gradient, state, params=None):
-        size = norm(gradient)
-        scale = jnp.where(size > most, most / size, 1)
-        return jax.tree.map(lambda x: x * scale, gradient), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def descend(state: State, gradient, optimizer: optax.GradientTransformation) -> State:
@@ -98,6 +77,6 @@ def report(state: State, loss, gradient, q_values, weight) -> dict[str, Array]:
     return {
         "loss": loss,
         "epsilon": epsilon_of(state),
-        "gradient_norm": norm(gradient),
+        "gradient_norm": optax.tree.norm(gradient),
         "q_mean": losses.weighted_mean(q_values, weight),
     }
