@@ -5,10 +5,13 @@ A table stands between `<!-- NAME -->` and `<!-- end -->`, and NAME is a functio
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from benchmarks.curves import AGENTS, ENVS, common, interval, iqm
 from jaxql.lab.files import read_config, read_metrics
 
 RESULTS = Path(__file__).parent / "results"
@@ -46,29 +49,47 @@ def solved() -> str:
     return table(["agent, env", "solved", "env steps", "whole process", "`evaluate`", "exact mean of the policy"], rows)
 
 
-def pong() -> str:
-    """DQN on Pong, a row a seed."""
+def atari() -> str:
+    """Agents on Atari games, a row a run, those of a game below its random one."""
     rows = []
-    for folder in sorted((RESULTS / "pong").iterdir()):
-        record, metrics = read_config(folder), read_metrics(folder)
-        seconds = np.loadtxt(folder / "timing.csv", delimiter=",", skiprows=1)[-1, 1]
-        evaluated = folder / "evaluation.json"
-        evaluation = json.loads(evaluated.read_text()) if evaluated.exists() else None
-        rows.append(
-            [
-                record["config"]["seed"],
-                f"{metrics['env_steps'][-1]:,.0f}",
-                f"{metrics['updates'][-1]:,.0f}",
-                f"{seconds / 60:.1f}",
-                f"{metrics['return_mean'][-1]:.1f}",
-                f"{metrics['test_return'][-1]:.2f}" if evaluation else "stopped unsolved",
-                f"{evaluation['mean']:.2f} ({evaluation['distinct']} distinct)" if evaluation else "",
-            ]
-        )
-    return table(
-        ["seed", "env steps", "updates", "minutes", "last 100 training games", "solving test", "`evaluate`, 20 games"],
-        rows,
-    )
+    for game in sorted((RESULTS / "atari").iterdir()):
+        random = json.loads((game / "random.json").read_text())
+        rows.append([game.name, "random actions", "", "", "", "", _games(random)])
+        for folder in sorted(path for path in game.iterdir() if path.is_dir()):
+            record, metrics = read_config(folder), read_metrics(folder)
+            seconds = np.loadtxt(folder / "timing.csv", delimiter=",", skiprows=1)[-1, 1]
+            rows.append(
+                [
+                    game.name,
+                    f"`{record['config']['agent']}`, seed {record['config']['seed']}",
+                    f"{metrics['env_steps'][-1]:,.0f}",
+                    f"{metrics['updates'][-1]:,.0f}",
+                    f"{seconds / 60:.1f}",
+                    f"{np.nanmax(metrics['test_return']):.2f}",
+                    _games(json.loads((folder / "evaluation.json").read_text())),
+                ]
+            )
+    return table(["game", "agent", "env steps", "updates", "minutes", "best test", "`evaluate`, 20 games"], rows)
+
+
+def _games(evaluation: dict) -> str:
+    """A mean with its standard error."""
+    error = evaluation["std"] / (evaluation["episodes"] - 1) ** 0.5
+    return f"{evaluation['mean']:.2f} +- {error:.2f} ({evaluation['distinct']} distinct)"
+
+
+def curves() -> str:
+    """What agents reach in each env: a row an agent, a column an env."""
+    cells = {}
+    for path in sorted((RESULTS / "curves").rglob("*.json")):
+        row = json.loads(path.read_text())
+        _, returns, seconds = common(row["curves"])
+        low, high = interval(returns[:, -1:])
+        reached = f"{iqm(returns)[-1]:.1f} ({low[0]:.1f} to {high[0]:.1f})"
+        cells[row["agent"], row["env"]] = f"{reached}, {seconds[-1] / 60:.1f} min"
+    known = [env for env in ENVS if any(key[1] == env for key in cells)]
+    rows = [[f"`{agent}`", *(cells.get((agent, env), "") for env in known)] for agent in AGENTS]
+    return table(["agent", *known], rows)
 
 
 def planning() -> str:
@@ -126,7 +147,7 @@ def filled(readme: str) -> str:
     def fill(match):
         return f"<!-- {match[1]} -->\n{globals()[match[1]]()}\n<!-- end -->"
 
-    return re.sub(r"<!-- (solved|pong|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
+    return re.sub(r"<!-- (solved|atari|curves|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
