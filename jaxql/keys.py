@@ -1,7 +1,7 @@
 """Keys are addresses; and numbers of JAX's default generator, drawn faster on CPUs.
 
-On CPUs JAX runs the rounds of Threefry in a loop, whose turns cost small arrays more than their numbers do. Here they
-are written out, and the numbers are the same.
+On CPUs JAX runs the rounds of Threefry in a loop, whose turns cost a few numbers more than the numbers themselves. Here
+they are written out for a few, and the numbers are the same.
 """
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl, threefry_prng_impl
 
+FEW = 64  # numbers; more are drawn in JAX's loop, for XLA would draw each anew wherever it is broadcast
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
@@ -57,6 +58,8 @@ def _split(key, shape):
 
 
 def _bits(key, width, shape):
+    if np.prod(shape, dtype=int) > FEW:
+        return threefry_prng_impl.random_bits(key, width, shape)
     high, low = _threefry(key, *_counters(shape))
     dtype = f"uint{width}"
     return high.astype(dtype) << 32 | low.astype(dtype) if width == 64 else (high ^ low).astype(dtype)

@@ -17,6 +17,7 @@ DRAWS = {
     "shuffled": lambda key: jax.random.permutation(key, 10),
     "split": lambda key: jax.random.key_data(jax.random.split(key, (2, 3))),
     "folded": lambda key: jax.random.key_data(jax.random.fold_in(key, 2**32 - 1)),
+    "many": lambda key: jax.random.uniform(key, (20, 30)),
     "mapped": lambda key: jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (2,)))(jnp.arange(4)),
 }
 
