@@ -81,6 +81,7 @@ def test_every_seed_is_reset_with_weights_of_its_own_when_its_own_number_says():
     hyper = jax.vmap(lambda n: hyper_of(config)._replace(reset_every_updates=n))(every)
     states = jax.jit(jax.vmap(lambda key, hyper: agent.init(key, begin(key)[1], hyper)))(keys, hyper)
     learn = jax.jit(jax.vmap(agent.learn))
+    assert " cond[" in str(jax.make_jaxpr(learn)(states)), "else weights are drawn at every update"
     for _ in range(2):  # nothing can be drawn yet, so that an update alone changes nothing
         begun, (states, _) = states, learn(states)
     kernel, before = (x.params["params"]["Dense_0"]["kernel"] for x in (states, begun))

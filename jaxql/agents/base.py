@@ -137,6 +137,21 @@ def updates_since_reset(state: State) -> Array:
     return jnp.where(every > 0, state.updates % jnp.maximum(every, 1), state.updates)
 
 
+@jax.custom_batching.custom_vmap
+def anywhere(due):
+    """Whether `due`, of a vmapped agent whether that of any: one answer, with which `lax.cond` stays a branch.
+
+    >>> print(jax.vmap(anywhere, out_axes=None)(jnp.array([False, True])))
+    True
+    """
+    return due
+
+
+@anywhere.def_vmap
+def _(size, batched, due):
+    return anywhere(jnp.any(due, axis=0)), False
+
+
 def annealed_horizon(state: State) -> tuple[Array, Array]:
     """n, a whole number, and gamma at this point: n and 1 - gamma fall exponentially, afresh after every reset.
 

@@ -17,6 +17,7 @@ from jaxql.agents.base import (
     State,
     after,
     annealed_horizon,
+    anywhere,
     beta_of,
     epsilon_greedy_on,
     grouped_gradient,
@@ -179,15 +180,16 @@ def dqn(
     def reset(state: State, obs) -> State:
         """The state with its layers drawn anew, if now is the time."""
 
+        learned, due = (state.params, state.target, state.opt_state), updates_since_reset(state) == 0
+
         def fresh(params, followed, opt_state):
             drawn = network.init(address(state.key, RESET, state.updates), obs)
             params = shrunk(params, drawn, state.hyper.reset_keep)
             followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
-            return params, followed, optimizer.init(params)
+            new = params, followed, optimizer.init(params)
+            return jax.tree.map(lambda new, old: jnp.where(due, new, old), new, learned)
 
-        learned = state.params, state.target, state.opt_state
-        due = updates_since_reset(state) == 0
-        params, followed, opt_state = jax.lax.cond(due, fresh, lambda *learned: learned, *learned)
+        params, followed, opt_state = jax.lax.cond(anywhere(due), fresh, lambda *learned: learned, *learned)
         return state._replace(params=params, target=followed, opt_state=opt_state)
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
