@@ -28,16 +28,18 @@ MINATAR = dict(  # replay, batch, epsilon and target period of its paper; an upd
     num_envs=8, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
 )  # fmt: skip
-ENVS = {  # env steps, and the settings of agents with a replay that are not the tuned ones; pqn has its own defaults
-    "jax:cartpole": (100_000, {}),
-    "gymnax:Acrobot-v1": (100_000, CLASSIC),
-    "gymnax:MountainCar-v0": (100_000, CLASSIC),
-    "jax:deep-sea": (100_000, CLASSIC | dict(v_min=-1.0, v_max=1.0)),
-    "gymnax:Breakout-MinAtar": (300_000, MINATAR),
-    "gymnax:Asterix-MinAtar": (300_000, MINATAR),
-    "gymnax:Freeway-MinAtar": (300_000, MINATAR),
+ROUNDS = dict(num_envs=8, ticks=32, updates=32, minibatches=8, learning_rate=5e-4, trace=0.9, exploration_steps=20_000)
+FRAMES = dict(num_envs=16, ticks=32, updates=16, minibatches=8, learning_rate=5e-4)
+HILL = dict(updates=4, batch_size=64, learning_rate=1e-3, target_period_updates=300, epsilon=0.07, v_min=-50.0)
+ENVS = {  # env steps; what differs from the tuned settings, or the defaults, of agents with a replay, and of pqn
+    "jax:cartpole": (100_000, {}, {}),
+    "gymnax:Acrobot-v1": (100_000, CLASSIC, ROUNDS),
+    "gymnax:MountainCar-v0": (100_000, CLASSIC | HILL | dict(discount=0.98), ROUNDS | dict(discount=0.98)),
+    "jax:deep-sea": (100_000, CLASSIC | dict(v_min=-1.0, v_max=1.0), ROUNDS),
+    "gymnax:Breakout-MinAtar": (300_000, MINATAR, FRAMES),
+    "gymnax:Asterix-MinAtar": (300_000, MINATAR, FRAMES),
+    "gymnax:Freeway-MinAtar": (300_000, MINATAR, FRAMES),
 }
-OWN = {"iqn": dict(atoms=8), "pqn": dict(learning_rate=5e-4)}  # 8 fractions: figure 2 of iqn's paper
 
 
 def cell(agent: str, env: str) -> dict:
@@ -46,11 +48,13 @@ def cell(agent: str, env: str) -> dict:
     from benchmarks.measure import about
     from jaxql import agents
 
-    steps, shared = ENVS[env]
+    steps, shared, of_pqn = ENVS[env]
     settings = dict(steps=steps, log_every=steps // 100, test_every=10**9, checkpoint_every=10**9)
-    if agent != "pqn":  # what an agent's name says goes before what they share
+    if agent == "pqn":
+        settings |= of_pqn
+    else:  # what an agent's name says goes before what they share
         settings |= PLAIN | shared | agents.REGISTRY[agent].named
-    settings |= OWN.get(agent, {})
+        settings |= dict(atoms=8) if agent == "iqn" else {}  # as few as are in its paper's figure 2
     with tempfile.TemporaryDirectory() as folder:
         runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
         curves = []
