@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jaxql.agents import dqn, iteration, pqn, q_learning, r2d2
+from jaxql.agents import dqn, iteration, pqn, q_learning, r2d2, variants
 from jaxql.agents.base import check
 from jaxql.errors import UserError, nearest
 
@@ -25,7 +25,7 @@ REGISTRY = {
     "dqn": Entry(dqn.Config, dqn.make, dqn.PRESETS, dqn.TUNED),
     "pqn": Entry(pqn.Config, pqn.make, pqn.PRESETS, pqn.TUNED),
     "r2d2": Entry(r2d2.Config, r2d2.make, r2d2.PRESETS, r2d2.TUNED),
-    **{name: Entry(dqn.Config, dqn.make, {}, dqn.TUNED, named) for name, named in dqn.NAMED.items()},
+    **{name: Entry(dqn.Config, dqn.make, {}, dqn.TUNED, named) for name, named in variants.NAMED.items()},
 }
 
 
