@@ -107,15 +107,20 @@ def draw(out: str) -> None:
 
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.rglob("*.json"))]
     names = [env for env in ENVS if any(row["env"] == env for row in cells)]
-    figure, panels = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
-    for env, axes in zip(names, panels[0], strict=True):
+    columns = min(4, len(names))
+    size = -(-len(names) // columns), columns
+    figure, panels = pyplot.subplots(*size, figsize=(4 * size[1], 3 * size[0]), squeeze=False, layout="constrained")
+    for axes in panels.flat[len(names) :]:
+        axes.axis("off")
+    for env, axes in zip(names, panels.flat, strict=False):
         for row in (row for row in cells if row["env"] == env):
             steps, returns, _ = common(row["curves"])
             low, high = interval(returns)
-            (line,) = axes.plot(steps / 1e3, iqm(returns), label=row["agent"])
-            axes.fill_between(steps / 1e3, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+            color = f"C{AGENTS.index(row['agent'])}"
+            axes.plot(steps / 1e3, iqm(returns), label=row["agent"], color=color)
+            axes.fill_between(steps / 1e3, low, high, color=color, alpha=0.2, linewidth=0)
         axes.set(title=env, xlabel="env steps (thousands)", ylabel="return")
-        axes.legend(frameon=False, fontsize=7)
+    panels[0, 0].legend(frameon=False, fontsize=7)
     figure.savefig(out, dpi=120)
 
 

@@ -85,7 +85,8 @@ def curves() -> str:
         row = json.loads(path.read_text())
         _, returns, seconds = common(row["curves"])
         low, high = interval(returns[:, -1:])
-        reached = f"{iqm(returns)[-1]:.1f} ({low[0]:.1f} to {high[0]:.1f})"
+        best, low, high = (round(x, 1 if abs(x) > 10 else 2) + 0.0 for x in (iqm(returns)[-1], low[0], high[0]))
+        reached = f"{best:g} ({low:g} to {high:g})"
         cells[row["agent"], row["env"]] = f"{reached}, {seconds[-1] / 60:.1f} min"
     known = [env for env in ENVS if any(key[1] == env for key in cells)]
     rows = [[f"`{agent}`", *(cells.get((agent, env), "") for env in known)] for agent in AGENTS]
