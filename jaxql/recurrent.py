@@ -27,8 +27,8 @@ def restarted(memory, real):
     return jax.tree.map(lambda x: jnp.where(real.reshape(real.shape + (1,) * (x.ndim - real.ndim)), x, 0), memory)
 
 
-def remembered(rows: Step, t, world=slice(None)):
-    """The memory before the observation of tick t, of one world or [B, ...] of all; rows [T, B] are a ring's.
+def remembered(rows: Step, t, world):
+    """The memory of a world before its observation of tick t; rows [T, B] are a ring's.
 
     Before tick 0 it is zeros, for the slot of the row before is still blank, hence not real.
     """
