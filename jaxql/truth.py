@@ -42,8 +42,8 @@ def compare(mdp: MDP, q, discount, optimum: Solution | None = None) -> Truth:
 
     Returns: `Truth`.
     Raises: UserError for a q of another shape, or a model that makes no sense.
-    Source: Singh & Yee (1994), corollary 2, https://doi.org/10.1007/BF00993308; gaps: Farahmand (2011),
-    https://papers.nips.cc/paper/4485-action-gap-phenomenon-in-reinforcement-learning
+    Source: Singh & Yee (1994), corollary 2, https://doi.org/10.1007/BF00993308; gaps: Bellemare et al.
+    (2016), definition 2, https://arxiv.org/abs/1512.04860
 
     >>> import numpy as np
     >>> shape = (1, 2, 1)  # one state that never ends, and pays 1 or 2
@@ -93,7 +93,8 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
 def action_gap(q) -> Array:
     """How much better the best action is than the second best, [..., A] -> [...]; inf where there is no second.
 
-    Source: Farahmand (2011), https://papers.nips.cc/paper/4485-action-gap-phenomenon-in-reinforcement-learning
+    Source: Bellemare et al. (2016), definition 2, https://arxiv.org/abs/1512.04860; named by Farahmand (2011),
+    https://papers.nips.cc/paper/4485-action-gap-phenomenon-in-reinforcement-learning
 
     >>> print(action_gap(jnp.array([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])))
     [2. 0.]

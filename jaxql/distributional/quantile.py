@@ -178,7 +178,8 @@ def quantile_expected_sarsa(
 def fractions(logits) -> tuple[Array, Array]:
     """The learned fractions of FQF: taus [..., N + 1] from 0 to 1, the cumulated softmax, and their midpoints [..., N].
 
-    Source: Yang et al. (2019), section 3.4, in the text, https://arxiv.org/abs/1911.02140
+    Source: Yang et al. (2019), section 3.4, in the text, https://arxiv.org/abs/1911.02140; the midpoints: Dabney et
+    al. (2018), lemma 2, https://arxiv.org/abs/1710.10044
 
     >>> taus, middles = fractions(jnp.zeros(2))
     >>> print(taus, middles)

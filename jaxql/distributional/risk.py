@@ -59,7 +59,7 @@ def mean(values, probs=None) -> Array:
 def variance(values, probs=None) -> Array:
     """Variance [...]: sum_i probs_i (values_i - mean)^2; arguments and errors as in `mean`.
 
-    Source: Bellemare, Dabney & Rowland (2023), chapter 7, https://www.distributional-rl.org
+    Source: Goodfellow, Bengio & Courville (2016), equation 3.12, https://www.deeplearningbook.org
 
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
@@ -81,7 +81,7 @@ def cvar(values, probs=None, *, level) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923
+    Source: Rockafellar & Uryasev (2000), equation 3, https://doi.org/10.21314/JOR.2000.038
 
     >>> print(cvar(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     1.0
@@ -106,7 +106,7 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Dabney et al. (2018), section 3, in the text, https://arxiv.org/abs/1806.06923
+    Source: Dabney et al. (2018), the mean that equation 1 maximises, https://arxiv.org/abs/1806.06923
 
     >>> print(distorted_mean(jnp.array([4.0, 0.0]), distortion=lambda tau: tau**0.5))
     3.0
@@ -158,7 +158,8 @@ def cpw(tau, eta) -> Array:
 
     Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for eta above 0.28 or so.
 
-    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923
+    Source: Tversky & Kahneman (1992), equation 6, https://doi.org/10.1007/BF00122574; 0.71: Dabney et
+    al. (2018), section 4, https://arxiv.org/abs/1806.06923
 
     >>> print(cpw(0.5, 1.0))
     0.5
