@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxql import bellman, distributional
-from jaxql.bellman.core import batched, bootstrap, product
+from jaxql.bellman.core import batched, bootstrap, product, taken
 from jaxql.distributional import Quantiles
 from jaxql.distributional.categorical import row
 from jaxql.types import Array, Transition
@@ -125,7 +125,7 @@ def dqn_loss(
 
 def _scalar_result(q, td_errors, transitions, penalty) -> Result:
     """The loss of TD errors, and what is reported beside it."""
-    q_values = jnp.take_along_axis(q, transitions.action[:, None], axis=-1)[:, 0]
+    q_values = taken(q, transitions.action)
     losses = penalty(_counted(td_errors, transitions.weight))
     return weighted_mean(losses, transitions.weight), (td_errors, q_values)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxql import planning
 from jaxql.errors import UserError
 from jaxql.planning import Solution
+from jaxql.planning.arguments import is_one, known
 from jaxql.types import MDP, Array
 
 
@@ -56,7 +57,10 @@ def compare(mdp: MDP, q, discount, optimum: Solution | None = None) -> Truth:
     if q.shape != shape:
         raise UserError(f"q has shape {q.shape}; this model needs {shape}, a value for each state and action")
     if optimum is None:
-        optimum = planning.q_iteration(mdp, discount)
+        undiscounted = is_one(discount)  # where the tolerance is only where to start asking for a proof
+        optimum = planning.q_iteration(mdp, discount, 1.0 if undiscounted else 1e-6)
+        if undiscounted and known(optimum.converged) and not optimum.converged:
+            raise UserError("no optimum could be proven at discount 1; give a discount below 1")
     off = jnp.abs(q - optimum.q_values)
     worst = jnp.argmax(off).astype(jnp.int32)
     regret = regrets(mdp, planning.greedy_policy(q), discount, optimum)

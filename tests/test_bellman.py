@@ -323,6 +323,42 @@ def test_shapes_that_would_broadcast_are_refused_by_name(change, culprit):
         jax.jit(bellman.q_learning)(*args)
 
 
+def test_an_option_is_one_number_for_the_batch():
+    x = transitions(2)
+    args = [x[name] for name in EQUATIONS["q_learning"][0].split()]
+    for call in (
+        lambda k: bellman.persistent_q_learning(*args, k),
+        lambda k: bellman.soft_q_learning(*args, temperature=k),
+        lambda k: bellman.q_learning(*args, k),
+    ):
+        with pytest.raises(ValueError, match=r"has shape \(\d+,\); it is one number for the whole batch"):
+            call(jnp.ones(B))
+    each = jax.vmap(lambda *row: bellman.persistent_q_learning(*row))(*args, jnp.linspace(0, 1, B))
+    assert each.shape == (B,)
+
+
+def test_an_empty_axis_is_refused_by_name_and_an_empty_batch_is_not():
+    with pytest.raises(ValueError, match=r"q_learning: q_tm1 has shape \(0,\); an axis of its own is empty"):
+        bellman.q_learning(jnp.ones(0), 0, 1.0, 1.0, jnp.ones(0))
+    for equation in (bellman.lambda_returns, bellman.discounted_returns):
+        with pytest.raises(ValueError, match="r_t has shape .* is empty"):
+            equation(jnp.ones((2, 0)), jnp.ones((2, 0)), jnp.ones((2, 0)))
+    assert (
+        bellman.q_learning(jnp.ones((0, 2)), *(jnp.zeros(0, t) for t in (int, float, float)), jnp.ones((0, 2))).size
+        == 0
+    )
+
+
+def test_the_last_value_of_discounted_returns_is_one_a_sequence_or_one_a_step():
+    rewards, discounts = jnp.ones((2, 3)), jnp.full((2, 3), 0.5)
+    each = bellman.discounted_returns(rewards, discounts, jnp.array([8.0, 0.0]))
+    np.testing.assert_allclose(each, [[2.75, 3.5, 5.0], [1.75, 1.5, 1.0]])
+    shared = bellman.discounted_returns(rewards, discounts, jnp.array([0.0, 0.0, 8.0]))
+    np.testing.assert_allclose(shared, [[2.75, 3.5, 5.0]] * 2)
+    with pytest.raises(ValueError, match="v_t has shape"):
+        bellman.discounted_returns(rewards, discounts, jnp.zeros((2, 3, 1)))
+
+
 def test_gradients_stop_at_the_target_unless_asked():
     q, q_t = jnp.array([1.0, 2.0]), jnp.array([3.0, 4.0])
     for stop in True, False:

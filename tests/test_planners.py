@@ -164,6 +164,15 @@ def test_operators_are_monotone_contractions(seed, discount):
         assert np.abs(at - operator(mdp, w, discount)).max() <= discount * np.abs(v - w).max() + 1e-5
         assert (below <= at + 1e-5).all()
         assert_allclose(above, at + discount, atol=1e-5)  # nothing ends: constants are kept, discounted
+    p, q = jnp.asarray(rng.normal(size=(2, S, A)), mdp.reward.dtype)
+    for operator in (
+        planning.bellman_optimality_q,
+        lambda *args: planning.bellman_expectation_q(args[0], policy, *args[1:]),
+    ):
+        below, at, above = (np.asarray(operator(mdp, x, discount)) for x in (jnp.minimum(p, q), p, p + 1))
+        assert np.abs(at - operator(mdp, q, discount)).max() <= discount * np.abs(p - q).max() + 1e-5
+        assert (below <= at + 1e-5).all()
+        assert_allclose(above, at + discount, atol=1e-5)
 
 
 # --------------------------------------------------------------------------------------------------------------- worlds

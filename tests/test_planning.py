@@ -89,6 +89,15 @@ def test_operators_equal_loops(seed, discount):
     assert_allclose(mixed, (policy * expected).sum(-1), **near)
     first = expectation(model, jnp.zeros(S, int), values, discount)
     assert_allclose(first, expected[:, 0], **near)
+    q = rng.normal(size=(2, S, A))
+    of_q = np.array([slow_q(mdp, x.max(-1), discount) for x in q])
+    assert_allclose(planning.bellman_optimality_q(model, jnp.asarray(q, FLOATS[-1]), discount), of_q, **near)
+    of_q = np.array([slow_q(mdp, (policy * x).sum(-1), discount) for x in q])
+    odds = jnp.asarray(policy, FLOATS[-1])
+    assert_allclose(planning.bellman_expectation_q(model, odds, jnp.asarray(q, FLOATS[-1]), discount), of_q, **near)
+    of_q = np.array([slow_q(mdp, x[:, 1], discount) for x in q])
+    ones = jnp.ones(S, int)
+    assert_allclose(planning.bellman_expectation_q(model, ones, jnp.asarray(q, FLOATS[-1]), discount), of_q, **near)
 
 
 @few
@@ -100,6 +109,22 @@ def test_the_optimality_operator_contracts_and_is_monotone(seed, discount):
     gap = np.abs(operator(model, v, discount) - operator(model, w, discount)).max()
     assert gap <= discount * np.abs(v - w).max() + 1e-5
     assert (operator(model, jnp.maximum(v, w), discount) >= operator(model, v, discount) - 1e-5).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "culprit"),
+    [
+        (lambda m: planning.bellman_optimality(m, jnp.zeros(S - 1), 0.5), "values"),
+        (lambda m: planning.action_values(m, jnp.zeros((S, A)), 0.5), "values"),
+        (lambda m: planning.bellman_optimality_q(m, jnp.zeros((S, A + 1)), 0.5), "q_values"),
+        (lambda m: planning.bellman_optimality_q(m, jnp.zeros(S), 0.5), "q_values"),
+        (lambda m: planning.bellman_expectation(m, jnp.ones((S, 1)), jnp.zeros(S), 0.5), "policy"),
+        (lambda m: planning.bellman_expectation_q(m, jnp.ones((1, A)), jnp.zeros((S, A)), 0.5), "policy"),
+    ],
+)
+def test_operators_refuse_what_would_broadcast_or_be_clipped(call, culprit):
+    with pytest.raises(ValueError, match=f"{culprit} has shape"):
+        jax.jit(lambda: call(stored(random_mdp(0), FLOATS[-1])))()
 
 
 def test_an_ended_transition_ignores_what_follows_even_infinity():
@@ -250,6 +275,18 @@ def test_an_unbounded_total_is_never_called_converged(stay):
     mdp = chain([-1, -1, -1, -1], stay=stay)
     assert not planning.value_iteration(mdp, 1, 1e-2, max_iterations=2000).converged
     assert not planning.value_iteration(mdp, jnp.float32(1), 1e-2, max_iterations=2000).converged
+
+
+def test_a_state_that_must_earn_for_ever_is_refused_by_its_number():
+    mdp = chain([-1, -1, -1, -1])
+    trapped = mdp._replace(reward=mdp.reward.copy(), next_state=mdp.next_state.copy())
+    trapped.next_state[2, 1], trapped.reward[2, 0] = 2, -1  # state 2 stays, whatever it does, and pays
+    with pytest.raises(UserError, match="from state 2 no actions lead to an end"):
+        planning.value_iteration(trapped, 1)
+    free = trapped._replace(reward=trapped.reward * 0)
+    assert_array_equal(planning.q_iteration(free, 1).values, 0)
+    with pytest.raises(UserError, match="from state 0 no actions lead"):
+        planning.best_return(random_mdp(0, ending=0.0))
 
 
 def test_undiscounted_evaluation_of_policies_that_never_end():
@@ -423,6 +460,11 @@ def test_policies_that_make_no_sense_are_refused(policy, message):
     for solver in (planning.policy_evaluation, planning.expected_return):
         with pytest.raises(UserError, match=message):
             solver(random_mdp(0, step_limit=3), policy, 0.9)
+
+
+def test_a_horizon_is_a_number():
+    with pytest.raises(UserError, match="horizon is None"):
+        planning.finite_horizon(chain([1, 1]), None)
 
 
 @pytest.mark.parametrize("limit", [-1, 2.5, "env", True])

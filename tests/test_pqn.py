@@ -115,6 +115,27 @@ def test_with_a_memory_a_minibatch_is_whole_worlds_from_the_memory_they_had(warm
     np.testing.assert_allclose(sorted(got), want, rtol=1e-4)
 
 
+def test_a_round_s_targets_do_not_follow_its_updates():
+    """Rewards of 1 for ever, undiscounted: two rows' targets are 2 and 1 above the value when the round began."""
+    network = Network(
+        init=lambda key, obs: jnp.zeros(1),
+        apply=lambda params, obs, memory=(), key=None: (jnp.broadcast_to(params, (*obs.shape, 1)), memory),
+    )
+    agent, obs, no = (
+        pqn(network, ticks=2, minibatches=1, optimizer=optax.identity()),
+        np.zeros(1, np.float32),
+        np.zeros(1, bool),
+    )
+    state = agent.init(jax.random.key(0), obs, Hyper(learning_rate=1.0, discount=1.0, trace=1.0))
+    for mean in (1.5, 3.0):
+        for _ in range(2):
+            action, extra = agent.act(state, obs)
+            state = agent.observe(state, Step(obs, action, np.ones(1), no, no, obs, ~no, extra))
+        for _ in range(3):
+            state, _ = agent.learn(state)
+            np.testing.assert_allclose(state.params, mean)
+
+
 def test_an_epoch_uses_every_row_once():
     agent = pqn(TABLE, ticks=TICKS, minibatches=3, optimizer=optax.identity())
     obs = np.arange(WORLDS, dtype=np.int32)

@@ -158,6 +158,53 @@ def test_the_update_equals_a_loop_over_the_worlds(seed):
     assert_allclose(shared, slow_update(q, batch, 0.9, np.full(B, 0.25))[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reward": np.ones((B, 1))}, "reward has shape"),
+        ({"real": np.ones(1, bool)}, "real has shape"),
+        ({"learning_rate": np.ones(B - 1)}, "learning_rate has shape"),
+        ({"state": 0}, "state has shape"),
+        ({"q": np.zeros((S, A), int)}, "the table is int.* holds floats"),
+    ],
+)
+def test_columns_that_would_broadcast_are_refused_by_name(change, message):
+    state, action, reward, _, next_state, real = rows(0)
+    row = dict(q=jnp.zeros((S, A)), state=state, action=action, reward=reward, discount=0.9)
+    row |= dict(next_state=next_state, real=real, learning_rate=0.1) | change
+    with pytest.raises(ValueError, match=message):
+        q_learning_update(**row)
+    if "q" not in change:
+        with pytest.raises(ValueError, match=message):
+            tabular.naive_q_lambda_update(**row, traces=jnp.zeros((B, S, A)), lambda_=0.5)
+
+
+def test_traces_are_of_each_world():
+    with pytest.raises(ValueError, match="traces is float32 .*; it needs"):
+        row = map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True]))
+        tabular.naive_q_lambda_update(jnp.zeros((S, A)), jnp.zeros((S, A), jnp.float32), *row, 0.5, 0.5)
+
+
+def test_checked_reports_states_and_actions_that_are_none():
+    row = dict(reward=jnp.ones(2), next_state=jnp.zeros(2, int), real=jnp.array([True, False]))
+
+    def learn(state, action):
+        return q_learning_update(jnp.zeros((S, A)), state, action, discount=0.9, learning_rate=0.1, **row)
+
+    def counted(state, action):
+        return count(empty_counts(S, A), state, action, terminated=jnp.zeros(2, bool), **row)
+
+    def visited(state, action):
+        return tabular.visit(jnp.zeros((S, A), int), state, action, row["real"])
+
+    for f in learn, counted, visited:
+        bellman.checked(f)(jnp.array([S - 1, S]), jnp.array([A - 1, 0]))  # the second row is not real
+        with pytest.raises(ValueError, match=f"state: an index is not in 0 .. {S - 1}"):
+            bellman.checked(f)(jnp.array([S, 0]), jnp.array([0, 0]))
+        with pytest.raises(ValueError, match=f"is not in 0 .. {A - 1}"):
+            bellman.checked(f)(jnp.array([0, 0]), jnp.array([-1, 0]))
+
+
 def test_worlds_that_meet_do_not_add_up():
     """64 worlds in one pair at rate 0.5: in turn they approach the reward; summed, they would overshoot it 32-fold."""
     same, zeros = np.ones(64), np.zeros(64, int)

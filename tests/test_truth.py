@@ -105,6 +105,15 @@ def test_it_compiles_and_maps_over_learners():
             assert_allclose(x, y[i], atol=1e-5)
 
 
+def test_an_optimum_that_cannot_be_proven_is_refused():
+    """A state that may stay for ever and earn 1 each time: undiscounted, it is worth more than any number."""
+    shape = 1, 2, 1
+    ends = np.array([[[False], [True]]])
+    mdp = MDP(np.zeros(shape, int), np.ones(shape), np.array([[[1.0], [0.0]]]), ends, np.ones(1))
+    with pytest.raises(UserError, match="no optimum could be proven at discount 1"):
+        truth.compare(mdp, np.zeros((1, 2)), discount=1, optimum=None)
+
+
 def test_gaps():
     q = np.random.default_rng(0).normal(size=(4, 5, A))
     want = [[sorted(row)[-1] - sorted(row)[-2] for row in rows] for rows in q]

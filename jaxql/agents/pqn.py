@@ -14,6 +14,7 @@ from jaxql.agents.base import (
     LEARN,
     State,
     after,
+    anywhere,
     epsilon_of,
     new_state,
     within,
@@ -24,7 +25,7 @@ from jaxql.keys import address
 from jaxql.networks import masked
 from jaxql.recurrent import restarted, unroll
 from jaxql.replay import blank_step
-from jaxql.types import Agent, Network, Spec, Step
+from jaxql.types import Agent, Array, Network, Spec, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Rollout(NamedTuple):
     rows: Step  # leaves [T, B, ...]; next_obs is (); extra: (the greatest value when it was acted upon, memory then)
     last: Any  # [B, ...] what follows the newest
     memory: Any  # [B, ...] the network's before it
+    value: Array  # [B] its greatest action value when the round's first update was made; targets stay as they were then
+    fresh: Array  # bool: that value is not known yet
 
 
 def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
@@ -94,7 +97,8 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
             )
         row = row._replace(next_obs=(), extra=(row.reward, memory))
         rows = jax.tree.map(lambda x: jnp.zeros((ticks, *x.shape), x.dtype), row)
-        rollout = Rollout(rows=rows, last=jax.tree.map(jnp.asarray, obs), memory=memory)
+        last = jax.tree.map(jnp.asarray, obs)
+        rollout = Rollout(rows=rows, last=last, memory=memory, value=jnp.zeros_like(row.reward), fresh=jnp.array(True))
         return new_state(key, hyper, params=params, opt_state=optimizer.init(params), data=rollout)
 
     def act(state: State, obs):
@@ -107,19 +111,32 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         value, memory = step.extra
         row, slot = step._replace(next_obs=(), extra=(value, state.data.memory)), state.ticks % ticks
         rows = jax.tree.map(lambda store, x: store.at[slot].set(x), state.data.rows, row)
-        return after(state, step, data=Rollout(rows=rows, last=step.next_obs, memory=restarted(memory, step.real)))
+        memory = restarted(memory, step.real)
+        data = state.data._replace(rows=rows, last=step.next_obs, memory=memory, fresh=jnp.ones_like(state.data.fresh))
+        return after(state, step, data=data)
+
+    def valued(state: State) -> State:
+        """The state with the value of what follows the newest row, by the parameters of the round's first update."""
+        data = state.data
+
+        def look(old):
+            q = network.apply(state.params, data.last, data.memory)[0]
+            return jnp.where(data.fresh, jnp.max(q, axis=-1).astype(old.dtype), old)
+
+        value = jax.lax.cond(anywhere(data.fresh), look, lambda old: old, data.value)
+        return state._replace(data=data._replace(value=value, fresh=jnp.zeros_like(data.fresh)))
 
     def returns(state: State, slots):
         """Lambda-returns [T, B] of the rows in these slots, oldest first, and which of them count."""
         rows, hyper = jax.tree.map(lambda x: x[slots], state.data.rows._replace(obs=())), state.hyper
-        last = jnp.max(network.apply(state.params, state.data.last, state.data.memory)[0], axis=-1)
-        values = jnp.concatenate([rows.extra[0][1:], last[None]])
+        values = jnp.concatenate([rows.extra[0][1:], state.data.value[None]])
         reward, terminated, truncated, real = (x.T for x in (rows.reward, rows.terminated, rows.truncated, rows.real))
         windows = bellman.lambda_windows(reward, terminated, truncated, real, hyper.discount, hyper.trace)
         targets = bellman.lambda_returns(windows.reward, windows.discount, values.T, windows.trace)
         return targets.T, windows.valid.T
 
     def learn(state: State):
+        state = valued(state)
         epoch, part = state.updates // minibatches, state.updates % minibatches
         slots, worlds = (state.ticks + jnp.arange(ticks)) % ticks, state.data.rows.real.shape[1]
         targets, valid = returns(state, slots)

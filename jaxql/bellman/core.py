@@ -18,8 +18,9 @@ def batched(*cores):
     A parameter's own axes are a number of them, or a string with a letter for each, where equal letters must have
     equal lengths: "TA" is [T, A]; "T?" is a number, shared by the whole batch, or [T]; None is an option among data.
     The axes before its own are the batch: the same for all arguments, or absent. Anything else raises ValueError, for
-    a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B]. Parameters after the leading ones
-    are options, shared by the whole batch. Integers and booleans are promoted where the equation computes with them.
+    a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B], and so does an axis of length 0.
+    Parameters after the leading ones are options, shared by the whole batch: a number each, or what is no array.
+    Integers and booleans are promoted where the equation computes with them.
     """
 
     def decorate(equation):
@@ -33,6 +34,12 @@ def batched(*cores):
             options = bound.arguments
             arrays = {name: jnp.asarray(options.pop(name)) for name in cores_of}
             batches = _batches(equation.__name__, arrays, cores_of)
+            for name, option in options.items():
+                if getattr(option, "ndim", 0):
+                    raise ValueError(
+                        f"{equation.__name__}: {name} has shape {option.shape}; it is one number for the whole batch, "
+                        "and for several there is jax.vmap"
+                    )
 
             def mapped(*xs):
                 return equation(**dict(zip(arrays, xs, strict=True)), **options)
@@ -61,6 +68,8 @@ def _batches(equation, arrays, cores_of):
                 f"them the batch axes {full} of the other arguments, or none"
             )
         for letter, length in zip(axes[name], x.shape[x.ndim - rank :], strict=True):
+            if length == 0:
+                raise ValueError(f"{equation}: {name} has shape {x.shape}; an axis of its own is empty")
             if letter != " " and lengths.setdefault(letter, length) != length:
                 raise ValueError(
                     f"{equation}: {name} has shape {x.shape}; its axis {letter} needs length {lengths[letter]}, as in "
@@ -84,11 +93,15 @@ def stopped(target, stop):
     return jnp.where(stop, jax.lax.stop_gradient(target), target)
 
 
+def check_index(what, i, length):
+    """Under `checked`: i [...] must be in 0 .. length - 1."""
+    if _CHECKING.get():
+        checkify.check(jnp.all((i >= 0) & (i < length)), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)
+
+
 def taken(x, a):
     """x[..., a]: what belongs to the action taken; x [..., A], a [...]. An invalid a is reported under `checked`."""
-    last = x.shape[-1] - 1
-    if _CHECKING.get():
-        checkify.check(jnp.all((a >= 0) & (a <= last)), f"an action is not in 0 .. {last}: {{a}}", a=a)
+    check_index("an action", a, x.shape[-1])
     return jnp.take_along_axis(x, a[..., None], axis=-1, mode="clip")[..., 0]
 
 

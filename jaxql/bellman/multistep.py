@@ -53,7 +53,7 @@ def lambda_returns(r_t, discount_t, v_t, lambda_=1.0, stop_target_gradients=Fals
 def discounted_returns(r_t, discount_t, v_t, stop_target_gradients=False) -> Array:
     """Discounted returns [..., T]: G_t = r_t + discount_t * G_{t+1}, bootstrapped with the last v_t.
 
-    `v_t` is [..., T] (only its last entry counts) or [...]. Otherwise as `lambda_returns` with lambda 1.
+    `v_t` is [..., T] (only its last entry counts), [...] or a number. Otherwise as `lambda_returns` with lambda 1.
 
     Source: Sutton & Barto (2018), equation 3.9, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -61,9 +61,9 @@ def discounted_returns(r_t, discount_t, v_t, stop_target_gradients=False) -> Arr
     [2.75 3.5  5.  ]
     """
     r_t, v_t = jnp.asarray(r_t), jnp.asarray(v_t)
-    v_t = v_t[..., None] if v_t.ndim < max(r_t.ndim, 1) else v_t
-    last = jnp.broadcast_to(v_t, r_t.shape) if v_t.shape[-1] == 1 else v_t
-    return lambda_returns(r_t, discount_t, last, 1.0, stop_target_gradients)
+    if v_t.shape in ((), r_t.shape[:-1]):
+        v_t = jnp.broadcast_to(v_t[..., None], r_t.shape)
+    return lambda_returns(r_t, discount_t, v_t, 1.0, stop_target_gradients)
 
 
 @batched("T", "T", "T", None, "T?")

@@ -9,7 +9,7 @@ from jaxql.types import Array
 
 
 def centers(edges) -> Array:
-    """Midpoints [N] of the bins between edges [N + 1]: the atoms with which `categorical_mean` decodes HL-Gauss.
+    """Midpoints [..., N] of the bins between edges [..., N + 1]: with them `categorical_mean` decodes HL-Gauss.
 
     Source: Farebrother et al. (2024), the locations of equation 2.2, https://arxiv.org/abs/2403.03950
 
@@ -17,7 +17,7 @@ def centers(edges) -> Array:
     [0.5 2. ]
     """
     edges = jnp.asarray(edges)
-    return (edges[1:] + edges[:-1]) / 2
+    return (edges[..., 1:] + edges[..., :-1]) / 2
 
 
 @batched("", "N")

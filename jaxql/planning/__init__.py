@@ -2,7 +2,9 @@
 
 The operators keep the dtype they are given. The solvers compute in float64 whatever JAX's default (a planner that
 rounds at every sweep cannot say how wrong it is) and round once, on return. Shapes: S states, A actions, K successors.
-Arguments are checked where their values are known; under `jit` and `vmap` that is left to the caller.
+Arguments are checked where their values are known; under `jit` and `vmap` that is left to the caller. Reverse mode
+differentiates values, action values and distributions in the model, the discount and the policy; for an optimum it
+takes [S, S] memory (of the greedy policy's linear solve), and there is none for the average reward and the bounds.
 
 >>> lake = from_gymnasium("FrozenLake-v1")
 >>> solution = value_iteration(lake, discount=0.9)
@@ -29,7 +31,9 @@ from jaxql.planning.operators import (
     action_values as action_values,
     average as average,
     bellman_expectation as bellman_expectation,
+    bellman_expectation_q as bellman_expectation_q,
     bellman_optimality as bellman_optimality,
+    bellman_optimality_q as bellman_optimality_q,
     greedy_policy as greedy_policy,
 )
 from jaxql.planning.policies import (

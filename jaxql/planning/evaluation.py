@@ -6,9 +6,18 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import check_discount, check_policy, check_stopping, known
+from jaxql.planning.arguments import check_discount, check_policy, check_stopping, is_one
 from jaxql.planning.model import check
-from jaxql.planning.numbers import double, double_policy, dtype_of, normalised, probabilities, round_to, tree_sum
+from jaxql.planning.numbers import (
+    double,
+    double_policy,
+    dtype_of,
+    in_float64,
+    normalised,
+    probabilities,
+    round_to,
+    tree_sum,
+)
 from jaxql.planning.operators import average
 from jaxql.types import MDP, Array
 
@@ -43,14 +52,22 @@ def policy_evaluation(
     if method not in ("solve", "sweeps"):
         raise UserError(f'method is {method!r}; it must be "solve" or "sweeps"')
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
-        model, odds, gamma = double(mdp), double_policy(policy), double(discount)
-        if method == "solve":
-            return round_to(_evaluate(normalised(model), odds, gamma), dtype)
-        check_stopping(tolerance, max_iterations)
-        if known(discount) and float(discount) == 1:
-            raise UserError('sweeps prove nothing at discount 1; use method="solve"')
-        return round_to(_evaluate_by_sweeps(model, odds, gamma, double(tolerance), max_iterations), dtype)
+
+    def solved(mdp, policy, discount):
+        return round_to(_evaluate(normalised(double(mdp)), double_policy(policy), double(discount)), dtype)
+
+    def swept(mdp, policy, discount, tolerance, max_iterations):
+        settings = double(tolerance), max_iterations
+        return round_to(_evaluate_by_sweeps(double(mdp), double_policy(policy), double(discount), *settings), dtype)
+
+    arguments = mdp._replace(step_limit=None), policy, discount
+    if method == "solve":
+        return in_float64(solved, *arguments)
+    check_stopping(tolerance, max_iterations)
+    if is_one(discount):
+        raise UserError('sweeps prove nothing at discount 1; use method="solve"')
+    slope = lambda values, mdp, policy, discount, *_: solved(mdp, policy, discount)  # noqa: E731
+    return in_float64(swept, *arguments, tolerance, max_iterations, slope=slope)
 
 
 @jax.jit

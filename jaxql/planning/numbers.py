@@ -1,10 +1,53 @@
 """Sums, roundings and dtypes: how planners compute in float64 whatever JAX's default, and round once."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxql.planning.arguments import known
 from jaxql.types import MDP
+
+
+def in_float64(f, *args, slope=None):
+    """f(*args) inside `jax.enable_x64`; reverse mode differentiates it as slope(result, *args), or as f itself.
+
+    The pullback is made and called inside too, with floats in float64: outside, JAX would transpose what f did to them
+    in float32.
+    """
+
+    def inside(f):
+        def call(*args):
+            with jax.enable_x64(True):
+                return f(*args)
+
+        return call
+
+    def forward(*args):
+        result = f(*args)
+        return result, (args, result)
+
+    def backward(kept, change):
+        args, result = kept
+        _, pull = jax.vjp(f if slope is None else partial(slope, result), *_wide(args))
+        leaves, like = jax.tree.flatten(args)
+        slopes = zip(leaves, like.flatten_up_to(pull(change)), strict=True)
+        return like.unflatten([s.astype(x.dtype) if _is_float(x) else None for x, s in slopes])
+
+    if all(known(x) for x in jax.tree.leaves(args)):
+        return inside(f)(*args)
+    run = jax.custom_vjp(inside(f))
+    run.defvjp(inside(forward), inside(backward))
+    return inside(run)(*args)
+
+
+def _is_float(x):
+    return jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def _wide(tree):
+    return jax.tree.map(lambda x: double(x) if _is_float(x) else x, tree)
 
 
 def tree_sum(x):

@@ -1,7 +1,12 @@
-"""The Bellman operators of an `MDP` and what is greedy in them; they keep the dtype they are given."""
+"""The Bellman operators of an `MDP`, on values and on action values, and what is greedy in them.
 
+They keep the dtype they are given. Values [..., S] and action values [..., S, A] may have leading axes; `mdp` and
+`policy` are shared by them. Shapes that differ raise ValueError.
+"""
+
+import jax
 import jax.numpy as jnp
-import numpy as np  # noqa: F401 (the examples use it)
+import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning.numbers import lowest_argmax, tree_sum
@@ -11,18 +16,23 @@ from jaxql.types import MDP, Array
 def action_values(mdp: MDP, values: Array, discount) -> Array:
     """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
 
-    Args: `values` [S]; `discount` scalar in [0, 1]. Returns q [S, A]. Source: Sutton & Barto (2018), equation 4.6.
+    Args: `values` [..., S]; `discount` scalar in [0, 1]. Returns q [..., S, A].
+    Source: Sutton & Barto (2018), equation 4.6.
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(action_values(loop, np.ones(1), 0.5)[0, 0])
     2.5
     """
-    ahead = jnp.where(mdp.ends, 0, jnp.asarray(values)[mdp.next_state])
-    return tree_sum(mdp.probability * (mdp.reward + discount * ahead))
+
+    def one(values):
+        ahead = jnp.where(mdp.ends, 0, values[mdp.next_state])
+        return tree_sum(mdp.probability * (mdp.reward + discount * ahead))
+
+    return _mapped(one, _of_states(mdp, "values", values, 1), 1)
 
 
 def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
-    """(T v)(s) = max_a q[s, a], [S] -> [S]: monotone, and in the maximum norm a contraction by `discount`.
+    """(T v)(s) = max_a q[s, a], [..., S] -> [..., S]: monotone, and in the maximum norm a contraction by `discount`.
 
     Source: Puterman (1994), equation 6.2.2 and proposition 6.2.4. https://doi.org/10.1002/9780470316887
 
@@ -34,7 +44,7 @@ def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
 
 
 def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
-    """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [S]; `policy` is [S] of action indices or [S, A] of probabilities.
+    """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [..., S]; `policy` is [S] of action indices or [S, A] of probabilities.
 
     Source: Puterman (1994), equation 6.1.10. https://doi.org/10.1002/9780470316887
 
@@ -45,8 +55,47 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
     return average(policy, action_values(mdp, values, discount))
 
 
+def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
+    """(T q)(s, a) = sum_k p (r + discount max_b q[next, b]), [..., S, A] -> [..., S, A]: monotone, a contraction.
+
+    Source: Sutton & Barto (2018), equation 3.20. http://incompleteideas.net/book/the-book-2nd.html
+
+    >>> loop = MDP(*map(np.asarray, ([[[0], [0]]], [[[1.0], [1.0]]], [[[2.0], [0.0]]], [[[False], [False]]], [1.0])))
+    >>> bellman_optimality_q(loop, np.array([[4.0, 2.0]]), 0.5).tolist()
+    [[4.0, 2.0]]
+    """
+    return action_values(mdp, jnp.max(_of_states(mdp, "q_values", q_values, 2), axis=-1), discount)
+
+
+def bellman_expectation_q(mdp: MDP, policy: Array, q_values: Array, discount) -> Array:
+    """(T_pi q)(s, a) = sum_k p (r + discount sum_b pi[next, b] q[next, b]), [..., S, A] -> [..., S, A].
+
+    `policy` is [S] of action indices or [S, A] of probabilities. Source: Sutton & Barto (2018), exercise 3.17, the
+    Bellman equation for action values.
+
+    >>> loop = MDP(*map(np.asarray, ([[[0], [0]]], [[[1.0], [1.0]]], [[[2.0], [0.0]]], [[[False], [False]]], [1.0])))
+    >>> bellman_expectation_q(loop, np.array([1]), np.array([[4.0, 2.0]]), 0.5).tolist()
+    [[3.0, 1.0]]
+    """
+    return action_values(mdp, average(policy, _of_states(mdp, "q_values", q_values, 2)), discount)
+
+
+def _mapped(one, x, rank):
+    for _ in range(x.ndim - rank):
+        one = jax.vmap(one)
+    return one(x)
+
+
+def _of_states(mdp, name, x, rank):
+    """x as an array whose last axes are those of the model's states, and actions if `rank` is 2."""
+    x, shape = jnp.asarray(x), np.shape(mdp.probability)[:rank]
+    if x.shape[x.ndim - min(x.ndim, rank) :] != shape:
+        raise ValueError(f"{name} has shape {x.shape}; its last axes must be {shape}, those of the model")
+    return x
+
+
 def average(policy: Array, q: Array) -> Array:
-    """Mean [S] of q [S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
+    """Mean [..., S] of q [..., S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
 
     Source: Sutton & Barto (2018), exercise 3.18 and the outer sum of equation 3.14.
     http://incompleteideas.net/book/the-book-2nd.html
@@ -54,10 +103,16 @@ def average(policy: Array, q: Array) -> Array:
     >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
     """
-    policy = jnp.asarray(policy)
-    if policy.ndim == 1:
-        return jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]
-    return jnp.sum(jnp.where(policy == 0, 0, policy.astype(q.dtype) * q), axis=-1)
+    policy, q = jnp.asarray(policy), jnp.asarray(q)
+    if q.ndim < 2 or policy.shape not in (q.shape[-2:], q.shape[-2:-1]):
+        raise ValueError(f"policy has shape {policy.shape}; for q {q.shape} it must be its [S] or [S, A]")
+
+    def one(q):
+        if policy.ndim == 1:
+            return jnp.take_along_axis(q, policy[:, None], axis=-1)[:, 0]
+        return jnp.sum(jnp.where(policy == 0, 0, policy.astype(q.dtype) * q), axis=-1)
+
+    return _mapped(one, q, 2)
 
 
 def greedy_policy(q: Array, tie: str = "lowest") -> Array:

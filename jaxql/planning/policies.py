@@ -8,7 +8,7 @@ from jaxql.errors import UserError
 from jaxql.planning.arguments import check_discount, check_policy, known
 from jaxql.planning.evaluation import policy_rows
 from jaxql.planning.model import check
-from jaxql.planning.numbers import double, double_policy, dtype_of, round_to
+from jaxql.planning.numbers import double, double_policy, dtype_of, in_float64, round_to
 from jaxql.planning.operators import greedy_policy
 from jaxql.planning.sweeps import lay_out
 from jaxql.types import MDP, Array
@@ -65,8 +65,11 @@ def stationary_distribution(mdp: MDP, policy: Array) -> Array:
     check(mdp)
     check_policy(mdp, policy)
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
+
+    def found(mdp, policy):
         return round_to(_stationary(double(mdp), double_policy(policy)), dtype)
+
+    return in_float64(found, mdp._replace(step_limit=None), policy)
 
 
 def discounted_occupancy(mdp: MDP, policy: Array, discount, start: Array | None = None) -> Array:
@@ -89,8 +92,11 @@ def discounted_occupancy(mdp: MDP, policy: Array, discount, start: Array | None 
     check_discount(discount)
     check_policy(mdp, policy)
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
+
+    def found(mdp, policy, discount):
         return round_to(_occupancy(double(mdp), double_policy(policy), double(discount)), dtype)
+
+    return in_float64(found, mdp._replace(step_limit=None), policy, discount)
 
 
 def _going_on(mdp, policy):

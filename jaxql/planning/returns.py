@@ -1,5 +1,6 @@
 """What episodes pay: a policy's returns within a step limit, and the best that any policy could have."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jaxql.errors import UserError
 from jaxql.planning.arguments import check_discount, check_policy, is_one, known, limit_of
 from jaxql.planning.evaluation import policy_evaluation
 from jaxql.planning.model import check
-from jaxql.planning.numbers import double, double_policy, dtype_of, normalised, round_to
+from jaxql.planning.numbers import double, double_policy, dtype_of, in_float64, normalised, round_to
 from jaxql.planning.operators import action_values, average, bellman_optimality
 from jaxql.planning.solvers import value_iteration
 from jaxql.types import MDP, Array
@@ -101,8 +102,11 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
     """
     check(mdp)
     check_discount(discount)
+    if horizon is None:
+        raise UserError('horizon is None; it must be a whole number from 0 on, or "mdp", the model\'s step limit')
     horizon, dtype = limit_of(mdp, horizon), dtype_of(mdp)
-    with jax.enable_x64(True):
+
+    def all_values(mdp, discount):
         model, gamma = normalised(double(mdp)), double(discount)
         first = jnp.zeros(len(mdp.start), jnp.float64)
 
@@ -113,26 +117,46 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
         later = jax.lax.scan(step, first, None, horizon)[1]
         return round_to(jnp.concatenate([first[None], later]), dtype)
 
+    return in_float64(all_values, mdp._replace(step_limit=None), discount)
+
 
 def _backward(mdp, policy, discount, steps):
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
+
+    def values(mdp, policy, discount, steps, recursion=_recursion):
         policy = None if policy is None else double_policy(policy)
-        return round_to(_recursion(normalised(double(mdp)), policy, double(discount), steps), dtype)
+        return round_to(recursion(normalised(double(mdp)), policy, double(discount), steps), dtype)
+
+    def slope(_, mdp, policy, discount, __):
+        return values(mdp, policy, discount, steps, _unrolled)
+
+    return in_float64(values, mdp._replace(step_limit=None), policy, discount, steps, slope=slope)
+
+
+def _step_back(mdp, policy, discount, values):
+    q = action_values(mdp, values, discount)
+    return jnp.max(q, axis=-1) if policy is None else average(policy, q)
 
 
 @jax.jit
 def _recursion(mdp, policy, discount, steps):
-    def step(_, values):
-        q = action_values(mdp, values, discount)
-        return jnp.max(q, axis=-1) if policy is None else average(policy, q)
+    first = jnp.zeros(mdp.probability.shape[0], jnp.float64)
+    step = functools.partial(_step_back, mdp, policy, discount)
+    return jax.lax.fori_loop(np.int32(0), jnp.int32(steps), lambda _, values: step(values), first)
 
-    return jax.lax.fori_loop(np.int32(0), jnp.int32(steps), step, jnp.zeros(mdp.probability.shape[0], jnp.float64))
+
+def _unrolled(mdp, policy, discount, steps):
+    """`_recursion` over a known number of steps, which reverse mode needs."""
+    first = jnp.zeros(mdp.probability.shape[0], jnp.float64)
+    return jax.lax.scan(lambda values, _: (_step_back(mdp, policy, discount, values), None), first, None, steps)[0]
 
 
 def _from_start(mdp, values):
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
-        start = double(mdp.start)
+
+    def mean(start, values):
+        start = double(start)
         values = jnp.where(start > 0, double(values), 0)  # where no episode starts, not even NaN counts
         return round_to(jnp.sum(start * values) / jnp.sum(start), dtype)
+
+    return in_float64(mean, mdp.start, values)

@@ -15,8 +15,19 @@ import numpy as np
 from jaxql.errors import UserError
 from jaxql.planning import sweeps, undiscounted
 from jaxql.planning.arguments import check_discount, check_stopping, is_one
+from jaxql.planning.evaluation import policy_values
 from jaxql.planning.model import check
-from jaxql.planning.numbers import double, dtype_of, lowest_argmax, round_to, rounded, rounding
+from jaxql.planning.numbers import (
+    double,
+    dtype_of,
+    in_float64,
+    lowest_argmax,
+    normalised,
+    round_to,
+    rounded,
+    rounding,
+)
+from jaxql.planning.operators import action_values
 from jaxql.types import MDP, Array
 
 STOPPING = ("error", "loss", "span_loss")
@@ -73,7 +84,8 @@ def value_iteration(
     Args: `discount` in [0, 1] and `tolerance` > 0, in the unit of the reward, may be traced or mapped;
       `max_iterations` >= 1.
     Returns: `Solution` in the dtype of the rewards.
-    Raises: UserError for a model, discount or tolerance that makes no sense.
+    Raises: UserError for a model, discount or tolerance that makes no sense, and at discount 1 for a model with a state
+      from which no actions lead to an end, nor to where nothing more is earned.
     Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; its bounds:
     Puterman (1994), section 6.6. https://doi.org/10.1002/9780470316887
 
@@ -108,11 +120,18 @@ def _optimum(method, mdp, discount, tolerance, max_iterations, stopping):
     check_stopping(tolerance, max_iterations)
     if stopping != "error":
         raise UserError(f'stopping is {stopping!r}; at discount 1 nothing bounds the loss, so it must be "error"')
+    undiscounted.check_ends(mdp)
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
-        model = double(mdp)
-        found = undiscounted.solve(model, _table(mdp, discount), double(tolerance), max_iterations, dtype, method)
+
+    def found(mdp, tolerance, max_iterations):
+        table = _table(mdp, discount, dtype)
+        found = undiscounted.solve(double(mdp), table, double(tolerance), max_iterations, dtype, method)
         return round_to(Solution(**found), dtype)
+
+    def slope(solution, mdp, *_):
+        return _attached(solution, mdp, np.float64(1), dtype)
+
+    return in_float64(found, mdp._replace(step_limit=None), tolerance, max_iterations, slope=slope)
 
 
 def solve(method, mdp, discount, tolerance, max_iterations, stopping="error", settings=()) -> Solution:
@@ -123,12 +142,28 @@ def solve(method, mdp, discount, tolerance, max_iterations, stopping="error", se
     if stopping not in STOPPING:
         raise UserError(f"stopping is {stopping!r}; it must be one of {', '.join(STOPPING)}")
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
-        table = _table(mdp, discount)
+
+    def found(mdp, gamma, tolerance, max_iterations, settings):
+        table, tolerance = _table(mdp, gamma if discount is None else discount, dtype), double(tolerance)
         proof, iterations = _run(
-            table, double(tolerance), max_iterations, settings, method=method, stopping=stopping, dtype=dtype
+            table, tolerance, max_iterations, settings, method=method, stopping=stopping, dtype=dtype
         )
-        return round_to(_solution(table, proof, iterations, double(tolerance), stopping=stopping, dtype=dtype), dtype)
+        return round_to(_solution(table, proof, iterations, tolerance, stopping=stopping, dtype=dtype), dtype)
+
+    def slope(solution, mdp, gamma, *_):
+        return _attached(solution, mdp, gamma, dtype)
+
+    arguments = mdp._replace(step_limit=None), discount, tolerance, max_iterations, settings
+    discount = discount if type(discount) in (int, float) else None  # Python's are exact, and constant
+    return in_float64(found, *arguments, slope=slope)
+
+
+def _attached(solution, mdp, discount, dtype):
+    """The solution with values that depend on the model as those of its policy do: to first order V* does not know."""
+    mdp = double(mdp)
+    values = policy_values(normalised(mdp), solution.policy, discount)
+    q = action_values(mdp, values, discount)
+    return round_to(solution._replace(values=values, q_values=q), dtype)
 
 
 def loss_bounds(mdp: MDP, values: Array, discount) -> sweeps.Bounds:
@@ -148,14 +183,13 @@ def loss_bounds(mdp: MDP, values: Array, discount) -> sweeps.Bounds:
         raise UserError(f"values has shape {np.shape(values)}; it must be {np.shape(mdp.start)}, one for each state")
     dtype = dtype_of(mdp)
     with jax.enable_x64(True):
-        return round_to(_prove(_table(mdp, discount), double(values), dtype).bounds, dtype)
+        return round_to(_prove(_table(mdp, discount, dtype), double(values), dtype).bounds, dtype)
 
 
 _prove = jax.jit(sweeps.prove, static_argnums=2)
 
 
-def _table(mdp, discount):
-    dtype = dtype_of(mdp)
+def _table(mdp, discount, dtype):
     exact = type(discount) in (int, float)  # Python's are float64 already; an array's was rounded to its dtype
     unit = jnp.finfo(jnp.float64 if is_one(discount) else dtype).eps / 2
     return _lay_out(double(mdp), double(discount), np.float64(unit), np.float64(unit * (not exact)))

@@ -5,11 +5,40 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxql.errors import UserError
 from jaxql.planning import sweeps
+from jaxql.planning.arguments import known
 from jaxql.planning.evaluation import policy_values
 from jaxql.planning.numbers import normalised, rounding
 from jaxql.types import Array
+
+
+def check_ends(mdp) -> None:
+    """Raises UserError, naming a state, where the total reward is not finite whatever one does.
+
+    Somewhere to rest is a set of states in which one can stay for nothing, ends without reward among them; a state from
+    which no actions lead there or to an end earns for ever. What is traced is taken on trust.
+    """
+    if not all(known(x) for x in mdp[:4]):
+        return
+    next_state, probability, reward, ends = (np.asarray(x) for x in mdp[:4])
+    possible = probability > 0
+    free = (~possible | (reward == 0)).all(axis=-1)
+    rest, before = np.ones(len(possible), bool), None
+    while not np.array_equal(rest, before):
+        before = rest
+        rest = rest & (free & (~possible | ends | rest[next_state]).all(axis=-1)).any(axis=-1)
+    good, before = rest | (possible & ends).any(axis=(1, 2)), None
+    while not np.array_equal(good, before):
+        before = good
+        good = good | (possible & good[next_state]).any(axis=(1, 2))
+    if not good.all():
+        raise UserError(
+            f"from state {int(np.argmin(good))} no actions lead to an end, or to where nothing more is earned; at "
+            "discount 1 its value is not finite; give a discount below 1, or a horizon (finite_horizon)"
+        )
 
 
 class _Sweeps(NamedTuple):

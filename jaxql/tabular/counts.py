@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from jaxql.errors import UserError
+from jaxql.tabular.rows import check_places
 from jaxql.types import MDP, Array
 
 
@@ -44,6 +45,7 @@ def count(counts: Counts, state, action, reward, terminated, next_state, real) -
     (1, 3.0, 1)
     """
     row, real = tuple(map(jnp.asarray, (state, action, next_state))), jnp.asarray(real, bool)
+    check_places(counts.transitions.shape[:2], real, state=row[0], action=row[1], next_state=row[2])
     earned = jnp.where(real, jnp.asarray(reward), 0).astype(counts.rewards.dtype)
     return Counts(
         transitions=counts.transitions.at[row].add(real.astype(jnp.int32)),

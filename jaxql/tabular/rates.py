@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxql.errors import UserError
+from jaxql.tabular.rows import check_places
 from jaxql.types import Array
 
 
@@ -28,6 +29,7 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
         return visits, jnp.where(real, visits[state, action], 1).astype(jnp.int32)
 
     rows = jnp.broadcast_arrays(state, action, jnp.asarray(real, bool))
+    check_places(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
         return one_world(jnp.asarray(visits), rows)
     return jax.lax.scan(one_world, jnp.asarray(visits), tuple(rows))

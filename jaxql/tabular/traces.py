@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxql import bellman
+from jaxql.tabular.rows import rows_of
 from jaxql.types import Array
 
 
@@ -41,8 +42,9 @@ def watkins_q_lambda_update(
     >>> errors.tolist(), q.tolist(), traces[0, 0].tolist()
     ([3.0], [[1.5, 0.0], [2.0, 4.0]], [0.25, 0.0])
     """
-    rows = state, action, reward, discount, next_state, next_action, real, learning_rate, lambda_
-    return _traced(q, traces, rows, replacing, cut=True)
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    rows |= dict(next_action=next_action, learning_rate=learning_rate, lambda_=lambda_)
+    return _traced(q, traces, real, rows, replacing, cut=True)
 
 
 def naive_q_lambda_update(
@@ -62,15 +64,19 @@ def naive_q_lambda_update(
     >>> errors.tolist(), q.tolist(), traces.tolist()
     ([1.0], [[0.5], [0.0]], [[[0.25], [0.0]]])
     """
-    rows = state, action, reward, discount, next_state, action, real, learning_rate, lambda_  # a' does not count
-    return _traced(q, traces, rows, replacing, cut=False)
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    rows |= dict(next_action=action, learning_rate=learning_rate, lambda_=lambda_)  # a' does not count
+    return _traced(q, traces, real, rows, replacing, cut=False)
 
 
-def _traced(q, traces, rows, replacing, cut):
+def _traced(q, traces, real, rows, replacing, cut):
     q, traces = jnp.asarray(q), jnp.asarray(traces)
+    rows = rows_of(q, real, **rows)
+    if traces.shape != (len(rows[0]), *q.shape) or traces.dtype != q.dtype:
+        raise ValueError(f"traces is {traces.dtype} {traces.shape}; it needs {q.dtype} {(len(rows[0]), *q.shape)}")
 
     def one_world(q, carried):
-        trace, (s, a, r, discount, s2, a2, real, rate, lambda_) = carried
+        trace, (real, s, a, r, discount, s2, a2, rate, lambda_) = carried
         error = jnp.where(real, bellman.q_learning(q[s], a, r, discount, q[s2]), 0)
         trace = trace.at[s, a].set(1 if replacing else trace[s, a] + 1)
         moved = q + (jnp.where(real, rate * error, 0) * trace).astype(q.dtype)
@@ -78,6 +84,5 @@ def _traced(q, traces, rows, replacing, cut):
         trace = jnp.where(goes_on, discount * lambda_ * trace, 0).astype(traces.dtype)
         return jnp.where(real, moved, q), (trace, error.astype(q.dtype))
 
-    spread = tuple(jnp.broadcast_to(jnp.asarray(x), jnp.shape(rows[0])) for x in rows)
-    q, (traces, errors) = jax.lax.scan(one_world, q, (traces, spread))
+    q, (traces, errors) = jax.lax.scan(one_world, q, (traces, rows))
     return q, traces, errors

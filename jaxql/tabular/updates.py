@@ -5,22 +5,21 @@ import jax.numpy as jnp
 
 from jaxql import bellman
 from jaxql.bellman.windows import n_step_windows
+from jaxql.tabular.rows import rows_of
 from jaxql.types import Array
 
 
-def _in_turn(table, error_of, pair_of, real, rate, rows) -> tuple[Array, Array]:
+def _in_turn(table, error_of, pair_of, real, learning_rate, **columns) -> tuple[Array, Array]:
     """The table after table[pair] += rate * error, row by row, and the errors; a row not real may hold anything."""
     table = jnp.asarray(table)
 
     def one_world(table, carried):
-        real, rate, row = carried
+        real, *row, rate = carried
         error = jnp.where(real, error_of(table, *row), 0)
         step = jnp.where(real, rate * error, 0)
         return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
 
-    shape = jnp.shape(rows[0])
-    spread = jax.tree.map(lambda x: jnp.broadcast_to(jnp.asarray(x), shape), (jnp.asarray(real, bool), rate, rows))
-    return jax.lax.scan(one_world, table, spread)
+    return jax.lax.scan(one_world, table, rows_of(table, real, **columns, learning_rate=learning_rate))
 
 
 def q_learning_update(q, state, action, reward, discount, next_state, real, learning_rate) -> tuple[Array, Array]:
@@ -43,7 +42,8 @@ def q_learning_update(q, state, action, reward, discount, next_state, real, lear
     def error_of(q, s, a, r, d, s2):
         return bellman.q_learning(q[s], a, r, d, q[s2])
 
-    return _in_turn(q, error_of, _pair, real, learning_rate, (state, action, reward, discount, next_state))
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    return _in_turn(q, error_of, _pair, real, learning_rate, **rows)
 
 
 def sarsa_update(
@@ -64,8 +64,8 @@ def sarsa_update(
     def error_of(q, s, a, r, d, s2, a2):
         return bellman.sarsa(q[s], a, r, d, q[s2], a2)
 
-    rows = state, action, reward, discount, next_state, next_action
-    return _in_turn(q, error_of, _pair, real, learning_rate, rows)
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    return _in_turn(q, error_of, _pair, real, learning_rate, **rows, next_action=next_action)
 
 
 def epsilon_greedy_probabilities(q, epsilon) -> Array:
@@ -105,8 +105,8 @@ def expected_sarsa_update(
     def error_of(q, s, a, r, d, s2, epsilon):
         return bellman.expected_sarsa(q[s], a, r, d, q[s2], epsilon_greedy_probabilities(q[s2], epsilon))
 
-    rows = state, action, reward, discount, next_state, epsilon
-    return _in_turn(q, error_of, _pair, real, learning_rate, rows)
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    return _in_turn(q, error_of, _pair, real, learning_rate, **rows, epsilon=epsilon)
 
 
 def double_q_learning_update(
@@ -127,13 +127,14 @@ def double_q_learning_update(
     """
     coin = jax.random.bernoulli(key, shape=jnp.shape(state)).astype(jnp.int32)
 
-    def error_of(q, coin, s, a, r, d, s2):
+    def error_of(q, s, a, r, d, s2, coin):
         return bellman.double_q_learning(q[coin, s], a, r, d, q[1 - coin, s2], q[coin, s2])
 
-    def learner(coin, s, a, *_):
+    def learner(s, a, r, d, s2, coin):
         return coin, s, a
 
-    return _in_turn(q, error_of, learner, real, learning_rate, (coin, state, action, reward, discount, next_state))
+    rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
+    return _in_turn(q, error_of, learner, real, learning_rate, **rows, coin=coin)
 
 
 def n_step_q_learning_update(

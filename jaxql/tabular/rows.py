@@ -1,0 +1,30 @@
+"""The rows that B worlds hand to a table, checked."""
+
+import jax.numpy as jnp
+
+from jaxql.bellman.core import check_index
+
+
+def rows_of(table, real, state, **others) -> tuple:
+    """`real`, `state` and the others in their order, as [B] each; all but `state` may be one number for all worlds.
+
+    Raises: ValueError for a column of another shape, and for a table of integers, which would round every step to 0.
+    """
+    if not jnp.issubdtype(table.dtype, jnp.inexact):
+        raise ValueError(f"the table is {table.dtype}; one that learns holds floats")
+    shape = jnp.shape(state)
+    if len(shape) != 1:
+        raise ValueError(f"state has shape {shape}; it needs [B], an index for each world")
+    columns = dict(real=jnp.asarray(real, bool), state=state) | others
+    for name, x in columns.items():
+        if jnp.shape(x) not in ((), shape):
+            raise ValueError(f"{name} has shape {jnp.shape(x)}; it needs {shape}, as state, or one number for all")
+    spread = {name: jnp.broadcast_to(jnp.asarray(x), shape) for name, x in columns.items()}
+    check_places(table.shape[-2:], real, **{x: spread[x] for x in ("state", "next_state") if x in spread})
+    return tuple(spread.values())
+
+
+def check_places(shape, real, **indices) -> None:
+    """Under `jaxql.bellman.checked`: states, and actions, of real rows must be some of the [S, A] = `shape`."""
+    for name, x in indices.items():
+        check_index(f"{name}: an index", jnp.where(real, x, 0), shape[name.endswith("action")])
