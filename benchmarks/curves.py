@@ -53,7 +53,7 @@ def cell(agent: str, env: str) -> dict:
     if agent == "pqn":
         settings |= of_pqn
     else:  # what an agent's name says goes before what they share
-        settings |= PLAIN | shared | agents.REGISTRY[agent].named
+        settings |= PLAIN | shared | agents.entry_of(agent).named
         settings |= dict(atoms=8) if agent == "iqn" else {}  # as few as are in its paper's figure 2
     with tempfile.TemporaryDirectory() as folder:
         runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
@@ -107,6 +107,7 @@ def draw(out: str) -> None:
 
     cells = [json.loads(path.read_text()) for path in sorted(RESULTS.rglob("*.json"))]
     names = [env for env in ENVS if any(row["env"] == env for row in cells)]
+    shown = [*AGENTS, *sorted({row["agent"] for row in cells} - set(AGENTS))]
     columns = min(4, len(names))
     size = -(-len(names) // columns), columns
     figure, panels = pyplot.subplots(*size, figsize=(4 * size[1], 3 * size[0]), squeeze=False, layout="constrained")
@@ -116,7 +117,7 @@ def draw(out: str) -> None:
         for row in (row for row in cells if row["env"] == env):
             steps, returns, _ = common(row["curves"])
             low, high = interval(returns)
-            color = f"C{AGENTS.index(row['agent'])}"
+            color = f"C{shown.index(row['agent'])}"
             axes.plot(steps / 1e3, iqm(returns), label=row["agent"], color=color)
             axes.fill_between(steps / 1e3, low, high, color=color, alpha=0.2, linewidth=0)
         axes.set(title=env, xlabel="env steps (thousands)", ylabel="return")
@@ -126,7 +127,7 @@ def draw(out: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--agents", nargs="+", choices=AGENTS, default=AGENTS)
+    parser.add_argument("--agents", nargs="+", default=AGENTS, help="names, or MODULE:ENTRY of your own")
     parser.add_argument("--envs", nargs="+", choices=ENVS, default=tuple(ENVS))
     parser.add_argument("--commit", action="store_true")
     parser.add_argument("--draw", metavar="OUT.png")
@@ -135,7 +136,7 @@ def main() -> None:
         return draw(given.draw)
     for env in given.envs:
         for agent in given.agents:
-            path = RESULTS / env.replace(":", "-") / f"{agent}.json"
+            path = RESULTS / env.replace(":", "-") / f"{agent.replace(':', '-')}.json"
             if path.exists():
                 continue
             row = cell(agent, env)

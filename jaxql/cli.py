@@ -20,7 +20,7 @@ HELP = """usage: jaxql COMMAND ...
 Q-learning and deep Q-learning in JAX.
 
 commands:
-  train AGENT --env ENV   train an agent and write a run folder
+  train AGENT --env ENV   train an agent (a name, or MODULE:ENTRY of your own) and write a run folder
   evaluate RUN            play full games with the best checkpoint of a run
   record RUN --out FILE   write a video (.mp4 or .gif) of the best checkpoint at play
 
@@ -139,8 +139,6 @@ def _one_line(said: str, flags: list[str], prog: str) -> str:
 
 def _train(argv: list[str]) -> int:
     name, argv = _subject(argv, Train, "train", "AGENT")
-    if name not in AGENTS:
-        raise UserError(f'no agent "{name}"{nearest(name, AGENTS)}; there are {", ".join(AGENTS)}')
     from tyro.conf import OmitArgPrefixes
 
     from jaxql import agents, envs

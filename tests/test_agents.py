@@ -94,6 +94,7 @@ def test_agents_refuse_plans_they_cannot_follow():
         (dict(v_min=1.0, v_max=1.0), "v_min must be less"),
         (dict(head="munchausen", double=True), "set double to False"),
         (dict(head="munchausen-implicit-quantile", double=True), "set double to False"),
+        (dict(head="quantile", loss="squared"), "the quantile head has one of its own"),
         (dict(network="impala-cnn"), "needs images"),
         (dict(n_step=2, n_step_end=3, anneal_updates=9), "n_step_end is 3; n falls, so it must be at most n_step"),
     ):

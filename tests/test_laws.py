@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import time
 from collections import Counter
 
 import jax
@@ -13,12 +14,14 @@ import pytest
 from jaxql import agents, loop
 from jaxql.agents import pqn, r2d2
 from jaxql.agents.base import Hyper, hyper_of as hyper_of_settings
-from jaxql.agents.dqn import Config, dqn
+from jaxql.agents.deep import network_of
+from jaxql.agents.dqn import Config, dqn, head_of
 from jaxql.agents.q_learning import q_learning
 from jaxql.envs.worlds import World, catch, endless, from_mdp, on_host
+from jaxql.lab import checkpoint
 from jaxql.planning import from_gymnasium
 from jaxql.replay import Ring, blank_step, uniform_replay
-from jaxql.types import Network
+from jaxql.types import Network, Transition
 
 TABLES = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
 NETWORKS = TABLES._replace(learning_rate=0.003)
@@ -190,6 +193,63 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     assert jax.random.key_data(key).shape, "the caller's key must survive donation"
 
 
+@every_agent
+def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
+    """An emulator may write its next frame where the last one was."""
+    agent = loop.compiled(agent_of(name))
+    obs = np.array(endless(catch(), num_worlds=WORLDS)[0](jax.random.key(0))[1])
+    given = [obs.copy(), jax.tree.map(np.array, blank_step(obs)._replace(real=np.ones(WORLDS, bool)))]
+    state = agent.init(jax.random.key(0), given[0], hyper_of(name))
+    extra = agent.act(state, given[0])[1]
+    given[1] = given[1]._replace(extra=jax.tree.map(np.array, extra))
+    before = jax.tree.map(np.copy, given)
+    state = agent.observe(state, given[1])
+    jax.tree.map(np.testing.assert_array_equal, given, before)
+    seen = jax.tree.map(np.array, (state.data, state.params, state.target))
+    for x in jax.tree.leaves(given):
+        x[...] = 1
+    jax.tree.map(np.testing.assert_array_equal, (state.data, state.params, state.target), seen)
+
+
+@every_agent
+def test_resumed_equals_uninterrupted(name, tmp_path):
+    """To the last bit, through the files of a checkpoint: a state is all that a learner knows."""
+    plan = plan_of(name) | dict(warmup=8, rounds=20)
+    agent = agent_of(name)
+    _, start, env_step = program(agent, plan)
+    go_on = jax.jit(lambda carry: loop.train(agent, env_step, carry, **plan))
+    (state, env, obs), _ = go_on(start(jax.random.key(0), hyper_of(name)))
+    checkpoint.save(tmp_path / "last", state, {})
+    kept, _ = checkpoint.load(tmp_path / "last", jax.eval_shape(lambda: state))
+    uninterrupted, resumed = go_on((state, env, obs)), go_on((kept, env, obs))
+    jax.tree.map(np.testing.assert_array_equal, *(jax.tree.map(plain, x) for x in (resumed, uninterrupted)))
+
+
+def plain(x):
+    return jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+
+
+@of(name for name, entry in agents.REGISTRY.items() if entry.config is Config)
+def test_no_gradient_flows_into_the_target_network(name):
+    config, spec, rng = settings_of(name), catch().spec(WORLDS), np.random.default_rng(0)
+    head = head_of(config)
+    outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
+    network = network_of(config, spec, **outputs)
+    obs, next_obs = jnp.asarray(rng.integers(spec.num_states, size=(2, WORLDS)), spec.obs.dtype)
+    action, ones = jnp.asarray(rng.integers(3, size=WORLDS)), jnp.ones(WORLDS)
+    rows = Transition(obs=obs, action=action, reward=ones, discount=ones / 2, next_obs=next_obs, weight=ones)
+    params, target = (network.init(jax.random.key(i), obs) for i in range(2))
+
+    def loss(params, target):
+        key = jax.random.key(2) if config.noisy or head.fractions else None
+        options = dict(double=config.double, penalty=optax.huber_loss, key=key)
+        return head.loss(params, target, rows, network.apply, **options)[0]
+
+    into_online, into_target = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, target)
+    assert gap(into_online, jax.tree.map(jnp.zeros_like, into_online)) > 0
+    assert gap(into_target, jax.tree.map(jnp.zeros_like, into_target)) == 0
+
+
 @pytest.mark.parametrize("name", ["per-dqn", "r2d2"])
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
@@ -262,14 +322,16 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
 
 @of(name for name in agents.REGISTRY if deep(name))
 def test_it_catches(name):
-    """Nearly every ball caught (mean return 1) after 30 seconds at most; without learning the mean is -0.6."""
+    """Nearly every ball caught (mean return 1) after 30 compiled seconds at most; without learning the mean is -0.6."""
     agent = agent_of(name)
     hyper = hyper_of_settings(settings_of(name))._replace(learning_rate=3e-3, discount=0.9, target_period_updates=50)
     hyper = hyper._replace(exploration_steps=min(hyper.exploration_steps, 4_000), beta_steps=8_000)
     plan = dict(warmup=100, rounds=1_500, ticks=1, updates=1)
     plan = dict(warmup=0, rounds=1_500, ticks=8, updates=8) if name == "pqn" else plan
-    run = jax.jit(program(agent, plan)[0])
-    (state, env, obs), _ = run(jax.random.key(0), hyper)
+    run = jax.jit(program(agent, plan)[0]).lower(jax.random.key(0), hyper).compile()
+    began = time.perf_counter()
+    (state, env, obs), _ = jax.block_until_ready(run(jax.random.key(0), hyper))
+    seconds = time.perf_counter() - began
     _, env_step = endless(catch(), num_worlds=WORLDS)
 
     def play(carry, tick):
@@ -280,3 +342,4 @@ def test_it_catches(name):
 
     _, (rewards, ended) = jax.lax.scan(play, (env, obs), None, 300)
     assert jnp.sum(rewards) / jnp.sum(ended) >= 0.8
+    assert seconds < 30

@@ -189,23 +189,26 @@ def test_distributional_loss_is_its_definition_row_by_row(name, double):
     mask = rng.random((N, A)) < 0.6
     mask[np.arange(N), rng.integers(A, size=N)] = True
     online, frozen = np.asarray(params, np.float64), np.asarray(target, np.float64)
-    want = [
-        row(
-            online[rows.obs[i], rows.action[i]],
-            (online if double else frozen)[rows.next_obs[i]],
-            frozen[rows.next_obs[i]],
-            float(rows.reward[i]),
-            float(rows.discount[i]),
-            mask[i],
-        )
-        for i in range(N)
-    ]
+
+    def of_row(i, now):
+        chooser, then = (online if double else frozen)[rows.next_obs[i]], frozen[rows.next_obs[i]]
+        return row(now, chooser, then, float(rows.reward[i]), float(rows.discount[i]), mask[i])
+
+    want = [of_row(i, online[rows.obs[i], rows.action[i]]) for i in range(N)]
     costs, errors, values = (np.array(x) for x in zip(*want, strict=True))
     f = jax.jit(lambda *args: loss(*args, apply, double=double, mask=jnp.asarray(mask)))
     total, (td_errors, q_values) = f(params, target, rows)
     np.testing.assert_allclose(total, np.average(costs, weights=rows.weight), rtol=1e-4)
     np.testing.assert_allclose(td_errors, errors, atol=1e-5)
     np.testing.assert_allclose(q_values, values, atol=1e-5)
+
+    slope, expected = jax.grad(lambda p: f(p, target, rows)[0])(params), np.zeros_like(online)
+    for i, m in np.ndindex(N, M):  # the cost of a row, when one number for the action taken moves a little
+        place = rows.obs[i], rows.action[i]
+        step = 1e-5 * np.eye(M)[m]
+        change = of_row(i, online[place] + step)[0] - of_row(i, online[place] - step)[0]
+        expected[(*place, m)] += rows.weight[i] / np.sum(rows.weight) * change / 2e-5
+    np.testing.assert_allclose(slope, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -70,9 +70,9 @@ class Config(DeepConfig):
     tau: float = within(0.005, 0, 1)  # polyak: how much of the way it goes with every update
 
 
-def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
-    """The learner for these worlds, with the network given or the one that the settings name."""
-    head = head_of(config)
+def make(config: Config, spec: Spec, network: Network | None = None, head: heads.Head | None = None) -> Agent:
+    """The learner for these worlds, with the network and the head given, or those that the settings name."""
+    head = head or head_of(config)
     if spec.num_worlds % config.groups or config.batch_size % config.groups:
         raise UserError(
             f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
@@ -107,6 +107,8 @@ def head_of(config: Config) -> heads.Head:
         raise UserError(f"v_min is {config.v_min} and v_max {config.v_max}; v_min must be less")
     if config.head.startswith("munchausen") and config.double:
         raise UserError(f"the {config.head} head averages over a policy and chooses no action; set double to False")
+    if config.loss != "huber" and config.head not in ("scalar", "munchausen"):
+        raise UserError(f"loss is {config.loss}; the {config.head} head has one of its own: leave loss at huber")
     return {
         "scalar": heads.scalar,
         "munchausen": lambda: heads.munchausen(config.munchausen_temperature, config.munchausen_alpha),

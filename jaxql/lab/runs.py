@@ -97,7 +97,7 @@ def open_run(folder) -> Run:
     """
     record = read_config(folder)["config"]
     try:
-        if record.get("network") or record["agent"] not in agents.REGISTRY:
+        if record.get("network") or not (record["agent"] in agents.REGISTRY or ":" in record["agent"]):
             raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
         entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
         config = agents.settings(entry, record["env"], **_tuples(record["settings"]))

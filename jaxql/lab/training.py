@@ -60,7 +60,7 @@ def train(
     """Trains an agent on an environment and writes a run folder, as `jaxql train` does.
 
     Args:
-      agent: a name in `jaxql.agents.REGISTRY`, an `Entry` like those there, or an `Agent` made elsewhere.
+      agent: a name in `jaxql.agents.REGISTRY`, the "module:name" of an `Entry` elsewhere, an `Entry`, or an `Agent`.
       env: an env id, a callable that makes a Gymnasium env, a `World`, or a vector env in NEXT_STEP mode, whose worlds
         are split evenly among the seeds. Rounds with JAX worlds are compiled whole.
       seed: of everything random. The same seed gives the same metrics.csv on a CPU.
