@@ -381,12 +381,12 @@ def _redrawn(numbers, start, rng):
 
 
 def _anything(rng):
-    """Episodes of all lengths, with lost lives, both ends, and reset rows that hold rubbish, at the first row too."""
+    """Episodes of all lengths, with lost lives, both ends, and reset rows full of rubbish, some where nothing ended."""
     x, over, columns = _plain(rng), rng.random() < 0.3, []
     for _ in range(LENGTH):
         real = not over
         terminated, truncated = (rng.random(2) < 0.2) & real
-        over = bool(truncated or terminated and rng.random() < 0.5)
+        over = bool(truncated or terminated and rng.random() < 0.5 or rng.random() < 0.1)
         columns.append((terminated, truncated, real))
     terminated, truncated, real = np.array(columns).T
     return x._replace(
@@ -426,6 +426,7 @@ _BOUNDARIES = (
     _Law("a lost life ends its episode", _LIFE, rows=_first_episode, alter=_other_future),
     _Law("nothing crosses a termination", _DEATH, rows=_first_episode, alter=_other_future),
     _Law("nothing crosses a truncation", _TIMEOUT, rows=_first_episode, alter=_other_future),
+    _Law("nothing crosses a reset that no end announced", _two_episodes(reset=True), rows=_real, alter=_other_resets),
 )
 _RESETS = (
     _Law("what a reset row holds never counts", _TIMEOUT, rows=_real, alter=_other_resets),

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from jaxql import bellman
 
 B, A = 7, 4
-TOLERANCE = 1e-5
+TOLERANCE = 1e-12 if jax.config.jax_enable_x64 else 1e-5
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from unittest import mock
 
 import pytest
 
-from jaxql import bellman
+from jaxql import bellman, distributional
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # what rlax's tests warn of is not ours
-LIBRARIES = "value_learning", "multistep", "nonlinear_bellman"
+LIBRARIES = "value_learning", "multistep", "nonlinear_bellman", "transforms"
 TESTED_THROUGH_THEIR_CALLERS = {
     "general_off_policy_returns_from_action_values",
     "general_off_policy_returns_from_q_and_v",
@@ -49,7 +49,8 @@ def names_used(library, path):
 def suite(library):
     """rlax's tests of one of its modules, over jaxql: ({class name: class}, shared names, tested names)."""
     original = getattr(rlax, library)
-    shared = {name: getattr(bellman, name) for name in vars(original) if hasattr(bellman, name)}
+    known = vars(distributional) | vars(bellman)
+    shared = {name: known[name] for name in vars(original) if name in known and not name.startswith("_")}
     spec = importlib.util.find_spec(f"rlax._src.{library}_test")
     if spec is None:
         return {}, shared, set()

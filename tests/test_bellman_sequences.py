@@ -17,7 +17,7 @@ from hypothesis import given, settings, strategies as st
 from jaxql import bellman
 
 B, T, A = 3, 6, 3
-TOLERANCE = 2e-5
+TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 2e-5
 PAIRS = {
     "identity": bellman.IDENTITY_PAIR,
     "logp1": bellman.SIGNED_LOGP1_PAIR,
@@ -241,6 +241,37 @@ def test_function_agrees_with_rlax_in_value_and_gradient(rlax, name):
         got, want = (value_and_gradient(function, stop, *args) for function in (ours, oracle))
         for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-3)
+
+
+def others_of_rlax(library, x, stop):
+    """What takes n, a value or a pair besides its data, whole or of one sequence."""
+    r, d, q, then, a = (x[key] for key in ("r_t", "discount_t", "q_tm1", "q_t", "a_tm1"))
+    options = dict(stop_target_gradients=stop, tx_pair=library.SIGNED_LOGP1_PAIR)
+    retraced = q, then, a, x["a_t"], r, d, x["pi_t"], x["mu_t"], x["lambda_"]
+    return {
+        "n": library.n_step_bootstrapped_returns(r, d, x["v_t"], 3, x["lambda_"], stop_target_gradients=stop),
+        "discounted": library.discounted_returns(r, d, x["v_t"], stop_target_gradients=stop),
+        "transformed q": library.transformed_q_lambda(q, a, r, d, then, x["lambda_"], **options),
+        "transformed retrace": library.transformed_retrace(*retraced, **options),
+        "transformed n": library.transformed_n_step_q_learning(q, a, then, x["a_t"], r, d, 3, **options),
+    }
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_gradients_of_the_others_are_rlaxs(rlax, stop):
+    x = {key: jnp.asarray(value) for key, value in sequences(4).items()}
+    floats = {key: value for key, value in x.items() if jnp.issubdtype(value.dtype, jnp.floating)}
+
+    def slopes(library, wrap):
+        def total(values, name):
+            return jnp.sum(wrap(lambda x: others_of_rlax(library, x, stop)[name])(x | values) ** 3)
+
+        names = "n", "discounted", "transformed q", "transformed retrace", "transformed n"
+        return jax.jit(lambda values: {name: jax.grad(total)(values, name) for name in names})(floats)
+
+    got, want = slopes(bellman, lambda f: f), slopes(rlax, jax.vmap)
+    for name, key in ((name, key) for name in want for key in floats):
+        np.testing.assert_allclose(got[name][key], want[name][key], rtol=1e-3, atol=1e-3, err_msg=f"{name}, {key}")
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, T, T + 3])

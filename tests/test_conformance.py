@@ -13,6 +13,7 @@ from jaxql.conformance import assert_conforms, check_lambda, check_n_step, check
 
 TERMINATION, TRUNCATION = "a termination is not bootstrapped", "a truncation is bootstrapped"
 CROSSES_TERMINATION, CROSSES_TRUNCATION = "nothing crosses a termination", "nothing crosses a truncation"
+CROSSES_RESET = "nothing crosses a reset that no end announced"
 LIFE = "a lost life ends its episode"
 HOLDS, STARTS = "what a reset row holds never counts", "a reset row starts nothing"
 LAST_ROW, TOGETHER = "the last row is bootstrapped", "all boundaries together"
@@ -50,6 +51,10 @@ def test_our_windows_conform():
         assert_conforms(check_lambda(f, per_step=per_step))
 
 
+def ended(x, t):
+    return x.terminated[t] or x.truncated[t] or t + 1 < len(x.real) and not x.real[t + 1]
+
+
 def n_step(
     x,
     n,
@@ -57,7 +62,7 @@ def n_step(
     truncation_ends=False,
     termination_ends=True,
     power=lambda m: m,
-    stops=lambda x, t: x.terminated[t] or x.truncated[t],
+    stops=ended,
     starts=lambda x, t: x.real[t],
     reward_power=lambda i: i,
 ):
@@ -91,9 +96,19 @@ MISTAKES_OF_N_STEPS = {
     "gamma at the bootstrap": (dict(power=lambda m: 1), {BOOTSTRAP}),
     "one gamma too many": (dict(power=lambda m: m + 1), {BOOTSTRAP, LAST_ROW, TRUNCATION}),
     "rewards discounted a step late": (dict(reward_power=lambda i: i + 1), {REWARDS, LAST_ROW, TRUNCATION}),
-    "windows cross episodes": (dict(stops=never), {LIFE, CROSSES_TERMINATION, CROSSES_TRUNCATION, HOLDS}),
-    "windows cross truncations": (dict(stops=lambda x, t: x.terminated[t]), {CROSSES_TRUNCATION, HOLDS}),
-    "reset rows end windows": (dict(stops=only_at_resets), {LIFE, CROSSES_TERMINATION, CROSSES_TRUNCATION, HOLDS}),
+    "windows cross episodes": (
+        dict(stops=never),
+        {LIFE, CROSSES_TERMINATION, CROSSES_TRUNCATION, CROSSES_RESET, HOLDS},
+    ),
+    "windows cross truncations": (
+        dict(stops=lambda x, t: x.terminated[t]),
+        {CROSSES_TRUNCATION, CROSSES_RESET, HOLDS},
+    ),
+    "windows cross resets": (dict(stops=lambda x, t: x.terminated[t] or x.truncated[t]), {CROSSES_RESET}),
+    "reset rows end windows": (
+        dict(stops=only_at_resets),
+        {LIFE, CROSSES_TERMINATION, CROSSES_TRUNCATION, CROSSES_RESET, HOLDS},
+    ),
     "reset rows start windows": (dict(starts=lambda x, t: True), {STARTS}),
 }
 
@@ -137,7 +152,7 @@ MISTAKES_OF_LAMBDA = {
     "lambda late by a step": (dict(shift=-1), {MIXED}),
     "values of this state": (dict(values=0), {ONE_STEP, MIXED}),
     "truncation as termination": (dict(truncation_ends=True), {TRUNCATION}),
-    "traces cross truncations": (dict(cut=False), {CROSSES_TRUNCATION, HOLDS}),
+    "traces cross truncations": (dict(cut=False), {CROSSES_TRUNCATION, CROSSES_RESET, HOLDS}),
     "the last row as termination": (dict(last_row_ends=True), {"lambda 1 is the whole return", LAST_ROW, TRUNCATION}),
 }
 

@@ -242,6 +242,18 @@ def test_laws_of_every_loss(name):
         ALL[name](params, target, rows._replace(weight=rows.weight[:, None]), apply)
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_one_quantile_is_the_scalar_loss(double):
+    """At the median a quantile Huber loss is half of Huber's, over kappa."""
+    (params, target), rows = tables(20), batch(21)
+    scalar, (errors, values) = losses.dqn_loss(params, target, rows, apply, double=double)
+    one = [x[..., None] for x in (params, target)]
+    loss, (td_errors, q_values) = losses.quantile_loss(*one, rows, apply, double=double)
+    np.testing.assert_allclose(loss, scalar / 2, rtol=1e-5)
+    np.testing.assert_allclose(td_errors, errors, atol=1e-5)
+    np.testing.assert_allclose(q_values, values, atol=1e-5)
+
+
 def shuffled(rows, rng):
     order = rng.permutation(N)
     return jax.tree.map(lambda x: x[order], rows)
