@@ -1,4 +1,7 @@
-"""The published variants of deep Q-learning: what each name changes of the defaults of `jaxql.agents.dqn`."""
+"""The published variants of deep Q-learning: what each name changes of the settings it starts from.
+
+Those are tuned for an env or the defaults of `jaxql.agents.dqn`; what is not written here is not from the paper.
+"""
 
 RAINBOW = dict(
     head="categorical",
