@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import sys
 from typing import Annotated, Any
 
@@ -84,6 +85,7 @@ def _command(argv: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise UserError(f'no command "{command}"{nearest(command, COMMANDS)}; there are {", ".join(COMMANDS)}')
+    sys.path.append(os.getcwd())  # an agent may be MODULE:ENTRY of the current folder
     return {"train": _train, "evaluate": _evaluate, "record": _record}[command](rest)
 
 

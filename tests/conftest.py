@@ -1,5 +1,7 @@
 """JAX is the critic: ranks do not broadcast silently, and warnings are errors (pyproject.toml)."""
 
+import sys
+
 import jax
 
 
@@ -10,6 +12,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     from jaxql import agents
 
+    sys.path.append(".")
     agents.REGISTRY.update({name: agents.entry_of(name) for name in config.getoption("--agent")})
 
 

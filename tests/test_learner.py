@@ -40,12 +40,11 @@ def test_noise_explores_anew_at_every_tick():
 def test_every_update_learns_with_noise_of_its_own():
     """From rows that are all alike the loss of an update depends on its number by the noise alone."""
     for noisy in (False, True):
-        config = dataclasses.replace(BASE, noisy=noisy)
-        agent, obs = DQN.make(config, WIDE), jnp.ones((64, 4))
+        config = dataclasses.replace(BASE, noisy=noisy, hidden=())
+        agent, obs = DQN.make(config, TABLE), jnp.ones(2, jnp.int32)
         state = agent.init(jax.random.key(0), obs, hyper_of(config))
-        row = blank_step(obs)._replace(reward=jnp.ones(64), real=jnp.ones(64, bool))
-        observe = jax.jit(agent.observe)
-        state = observe(observe(state, row), row)
+        row = blank_step(obs)._replace(reward=jnp.ones(2), real=jnp.ones(2, bool), next_obs=obs)
+        state = agent.observe(agent.observe(state, row), row)
         learn = jax.jit(agent.learn)
         losses = [float(learn(state._replace(updates=jnp.int32(t)))[1]["loss"]) for t in range(3)]
         assert len(set(losses)) == (3 if noisy else 1)

@@ -14,13 +14,6 @@ RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(S, A)).astype(FLOATS[-1])
 TIGHT = 1e-12 if FLOATS[-1] == np.float64 else 1e-6
 WEIGHTS = jnp.asarray(RNG.normal(size=S), FLOATS[-1])
-SOLVERS = (
-    "value_iteration",
-    "q_iteration",
-    "policy_iteration",
-    "modified_policy_iteration",
-    "gauss_seidel_value_iteration",
-)
 
 
 def odds(logits):
@@ -41,11 +34,9 @@ VALUES = {  # of a model, a policy's logits [S, A] and a discount
     "stationary_distribution": lambda mdp, x, g: planning.stationary_distribution(mdp, odds(x)),
     "bellman_expectation_q": lambda mdp, x, g: planning.bellman_expectation_q(mdp, odds(x), x, g)[:, 0],
     "undiscounted": lambda mdp, x, g: planning.value_iteration(mdp, 1).values,
-    **{name: lambda mdp, x, g, f=name: getattr(planning, f)(mdp, g, TIGHT).values for name in SOLVERS},
-    **{
-        f"{name}, q": lambda mdp, x, g, f=name: getattr(planning, f)(mdp, g, TIGHT).q_values @ jnp.arange(A)
-        for name in SOLVERS
-    },
+    "value_iteration": lambda mdp, x, g: planning.value_iteration(mdp, g, TIGHT).values,
+    "value_iteration, q": lambda mdp, x, g: planning.value_iteration(mdp, g, TIGHT).q_values @ jnp.arange(A),
+    "policy_iteration": lambda mdp, x, g: planning.policy_iteration(mdp, g, TIGHT).values,
 }
 
 

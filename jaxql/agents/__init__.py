@@ -1,7 +1,6 @@
 """The agents by name. A new one is one file and one line here."""
 
 import importlib
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ REGISTRY = {
 
 
 def entry_of(name: str) -> Entry:
-    """The entry called `name`, or that of module:name (the current folder's too); or one line on what is wrong."""
+    """The entry called `name`, or that of module:name; or one line on what is wrong."""
     if ":" in name:
         return _imported(name)
     if name not in REGISTRY:
@@ -42,13 +41,10 @@ def entry_of(name: str) -> Entry:
 
 def _imported(name: str) -> Entry:
     module, _, attribute = name.partition(":")
-    sys.path.append(".")
     try:
         entry = getattr(importlib.import_module(module), attribute, None)
     except ImportError as error:
         raise UserError(f"{name}: {error}") from error
-    finally:
-        sys.path.remove(".")
     if not isinstance(entry, Entry):
         raise UserError(f"{name} is {type(entry).__name__}; an agent from outside is a jaxql.Entry")
     return entry

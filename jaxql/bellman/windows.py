@@ -123,6 +123,4 @@ def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> L
 
 
 def _rows(reward, terminated, truncated, real):
-    if not len(reward):
-        raise ValueError("there are no rows: reward has length 0")
     return reward, *(x.astype(bool) for x in (terminated, truncated, real))
