@@ -281,6 +281,15 @@ def test_n_step_returns_are_their_definition_and_rlaxs(rlax, n):
     returns = jax.jit(functools.partial(bellman.n_step_bootstrapped_returns, n=n))
     want = [[k_step(r[b], d[b], v[b], t, min(t + n, T) - 1) for t in range(T)] for b in range(B)]
     np.testing.assert_allclose(returns(r, d, v), want, atol=TOLERANCE)
+    traces = x["lambda_"]
+    want = np.zeros((B, T))
+    for b, t in np.ndindex(B, T):
+        last = min(t + n, T) - 1
+        want[b, t] = x["v_t"][b, last]
+        for i in range(last, t - 1, -1):
+            mixed = (1 - traces[b, i]) * x["v_t"][b, i] + traces[b, i] * want[b, t] if i < last else want[b, t]
+            want[b, t] = x["r_t"][b, i] + x["discount_t"][b, i] * mixed
+    np.testing.assert_allclose(returns(r, d, v, lambda_t=traces), want, atol=TOLERANCE)
     oracle = jax.jit(jax.vmap(lambda *args: rlax.n_step_bootstrapped_returns(*args[:3], n, args[3])))
     np.testing.assert_allclose(
         returns(r, d, v, lambda_t=x["lambda_"]), oracle(r, d, v, jnp.asarray(x["lambda_"])), atol=TOLERANCE

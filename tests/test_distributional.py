@@ -174,6 +174,59 @@ def quantile_huber_by_hand(quantiles, taus, targets, kappa):
     return total
 
 
+def softmax_by_hand(logits):
+    return np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+
+
+def categorical_by_hand(x, letter, a, chosen):
+    """Cross-entropy of what was predicted for a with the target of `chosen`, both () where there are no actions."""
+    then = softmax_by_hand(x[f"{letter}_logits_t"][chosen])
+    target = project_by_hand(x["r_t"] + x["discount_t"] * x[f"{letter}_atoms_t"], then, x[f"{letter}_atoms_tm1"])
+    return -np.sum(target * np.log(softmax_by_hand(x[f"{letter}_logits_tm1"][a])))
+
+
+def regression_by_hand(x, targets, kappa):
+    """rlax does not divide by kappa."""
+    source = x["dist_q_tm1"][:, x["a_tm1"]]
+    return quantile_huber_by_hand(source, x["tau_q_tm1"], targets, kappa) * (kappa or 1)
+
+
+def best_mean(x):
+    return np.argmax(softmax_by_hand(x["q_logits_t"]) @ x["q_atoms_t"])
+
+
+def next_quantiles(x, action):
+    return x["r_t"] + x["discount_t"] * x["dist_q_t"][:, action]
+
+
+BY_HAND = {
+    "categorical_td_learning": lambda x, kappa: categorical_by_hand(x, "v", (), ()),
+    "categorical_q_learning": lambda x, kappa: categorical_by_hand(x, "q", x["a_tm1"], best_mean(x)),
+    "categorical_double_q_learning": lambda x, kappa: categorical_by_hand(
+        x, "q", x["a_tm1"], np.argmax(x["q_t_selector"])
+    ),
+    "quantile_q_learning": lambda x, kappa: regression_by_hand(
+        x, next_quantiles(x, np.argmax(x["dist_q_t_selector"].mean(0))), kappa
+    ),
+    "quantile_expected_sarsa": lambda x, kappa: sum(
+        odds * regression_by_hand(x, next_quantiles(x, action), kappa) for action, odds in enumerate(x["probs_a_t"])
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "kappa"), [(name, kappa) for name in BY_HAND for kappa in ((0.0, 0.7) if "quantile" in name else (None,))]
+)
+def test_drop_in_is_its_definition_row_by_row(name, kappa):
+    x = arguments(5)
+    rows = [
+        {key: value if value.ndim == 1 and len(value) != B else value[i] for key, value in x.items()} for i in range(B)
+    ]
+    options = () if kappa is None else (kappa,)
+    got = getattr(dist, name)(*prepared(name, 5), *options)
+    close(got, [BY_HAND[name](row, kappa) for row in rows])
+
+
 def test_projection_and_c51_target_are_their_definition():
     x = arguments(3)
     want = [project_by_hand(x["z_p"][i], x["probs"][i], x["z_q"][i]) for i in range(B)]

@@ -174,6 +174,15 @@ def test_a_tolerance_below_the_dtype_stops_at_its_floor_and_says_so():
         assert double.converged and abs(double.values - policy_iteration(mdp, 0.9)[0]).max() <= 1e-12
 
 
+def test_a_model_in_bfloat16_is_solved_as_closely_as_it_says():
+    lake = planning.from_gymnasium("FrozenLake-v1")
+    half = {name: getattr(lake, name).astype(jnp.bfloat16) for name in ("probability", "reward", "start")}
+    solution, exact = (planning.value_iteration(mdp, 0.9) for mdp in (lake._replace(**half), lake))
+    assert solution.values.dtype == jnp.bfloat16
+    assert_allclose(solution.values.astype(float), exact.values, rtol=0, atol=float(solution.error_bound))
+    assert 0 < solution.error_bound < 0.1
+
+
 def test_sweeps_that_run_out_do_not_count_as_converged():
     solution = planning.value_iteration(stored(random_mdp(1, ending=0), FLOATS[-1]), 0.99, 1e-4, max_iterations=5)
     assert solution.iterations == 5 and not solution.converged

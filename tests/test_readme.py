@@ -40,6 +40,13 @@ def functions(name):
             yield public, f
 
 
+INSTEAD = {  # of a function whose form we think awkward: targets apart from losses, and losses divided by kappa
+    "c51_target": "categorical_q_learning",
+    "quantile_target": "quantile_q_learning",
+    "quantile_huber": "quantile_regression_loss",
+}
+
+
 def rows(rlax):
     """A row of each public function: its name, the first line of its docstring, its source, rlax's name."""
     theirs, value = rlax._src, [rlax._src.value_learning]
@@ -53,6 +60,7 @@ def rows(rlax):
             source = re.sub(r"([;,] |^)([^;]*?)[,.:] (https?://[^\s;,]+)", r"\1[\2](\3)", source)
             equation = text.splitlines()[0].removesuffix(".").replace("|", "\\|").replace("*", "\\*")
             same = f"`{name}`" if any(hasattr(x, name) for x in namesakes[module]) else ""
+            same = f"for `{INSTEAD[name]}`" if name in INSTEAD else same
             yield f"| `{module}.{name}` | {equation} | {source} | {same} |"
 
 

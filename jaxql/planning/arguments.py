@@ -3,6 +3,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
@@ -14,6 +15,11 @@ def known(x) -> bool:
 
 def is_one(discount) -> bool:
     return known(discount) and float(discount) == 1
+
+
+def slack(dtype) -> float:
+    """How far probabilities of this dtype may be from adding up to 1."""
+    return max(1e-5, 4 * float(jnp.finfo(dtype).eps)) if jnp.issubdtype(dtype, jnp.inexact) else 1e-5
 
 
 def check_discount(discount):
@@ -32,9 +38,9 @@ def check_policy(mdp, policy):
     policy = np.asarray(policy)
     if policy.ndim == 1 and (policy.dtype.kind not in "iu" or (policy < 0).any() or (policy >= shape[1]).any()):
         raise UserError(f"policy [S] must hold actions, whole numbers in 0..{shape[1] - 1}; probabilities are [S, A]")
-    off = np.abs(policy.sum(axis=-1, dtype=np.float64) - 1)
-    if policy.ndim == 2 and not ((policy >= 0).all() and (off <= 1e-5).all()):
-        state = int(np.argmax((policy < 0).any(axis=-1) | ~(off <= 1e-5)))
+    off, near = np.abs(policy.sum(axis=-1, dtype=np.float64) - 1), slack(policy.dtype)
+    if policy.ndim == 2 and not ((policy >= 0).all() and (off <= near).all()):
+        state = int(np.argmax((policy < 0).any(axis=-1) | ~(off <= near)))
         raise UserError(f"policy has {policy[state].tolist()} in state {state}; probabilities must sum to 1")
 
 

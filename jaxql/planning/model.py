@@ -6,14 +6,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
-from jaxql.planning.arguments import known
+from jaxql.planning.arguments import known, slack
 from jaxql.types import MDP
 
 
 def check(mdp: MDP) -> None:
     """Raises UserError, naming the state and action, unless `mdp` is a model; what is traced is taken on trust.
 
-    Probabilities must not be negative, and sum to 1 within 1e-5 (solvers divide by the sum); rewards must be finite;
+    Probabilities must not be negative, and sum to 1 within 1e-5, or what their dtype rounds if that is more (solvers
+    divide by the sum); rewards must be finite;
     successors, those with probability 0 too, must be states.
 
     Source: Sutton & Barto (2018), equation 3.3. http://incompleteideas.net/book/the-book-2nd.html
@@ -30,17 +31,17 @@ def check(mdp: MDP) -> None:
     if not all(known(x) for x in mdp[:5]):
         return
     probability, next_state, start = (np.asarray(x) for x in (mdp.probability, mdp.next_state, mdp.start))
-    total = probability.sum(axis=-1, dtype=np.float64)
+    total, near = probability.sum(axis=-1, dtype=np.float64), slack(probability.dtype)
     for bad, what in (
         ((probability < 0).any(-1), "has a negative probability"),
-        (~(np.abs(total - 1) <= 1e-5), "has probabilities that do not sum to 1"),
+        (~(np.abs(total - 1) <= near), "has probabilities that do not sum to 1"),
         (((next_state < 0) | (next_state >= shape[0])).any(-1), f"leads to a state outside 0..{shape[0] - 1}"),
         (~np.isfinite(np.asarray(mdp.reward)).all(-1), "has a reward that is not finite"),
     ):
         if bad.any():
             state, action = (int(x) for x in np.argwhere(bad)[0])
             raise UserError(f"state {state}, action {action} {what}: {_row(mdp, state, action)}")
-    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= 1e-5:
+    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= slack(start.dtype):
         raise UserError(f"start sums to {start.sum(dtype=np.float64)}; it must be a distribution over the states")
 
 
