@@ -257,7 +257,7 @@ def others_of_rlax(library, x, stop):
     }
 
 
-@pytest.mark.parametrize("stop", [True, False])
+@pytest.mark.parametrize("stop", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_gradients_of_the_others_are_rlaxs(rlax, stop):
     x = {key: jnp.asarray(value) for key, value in sequences(4).items()}
     floats = {key: value for key, value in x.items() if jnp.issubdtype(value.dtype, jnp.floating)}
