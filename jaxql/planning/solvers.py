@@ -160,8 +160,8 @@ def solve(method, mdp, discount, tolerance, max_iterations, stopping="error", se
 
 def _attached(solution, mdp, discount, dtype):
     """The solution with values that depend on the model as those of its policy do: to first order V* does not know."""
-    mdp = double(mdp)
-    values = policy_values(normalised(mdp), solution.policy, discount)
+    mdp = normalised(double(mdp))
+    values = policy_values(mdp, solution.policy, discount)
     q = action_values(mdp, values, discount)
     return round_to(solution._replace(values=values, q_values=q), dtype)
 
