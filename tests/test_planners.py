@@ -392,6 +392,7 @@ def test_a_cycle_needs_laziness_and_two_islands_never_converge():
     [
         SOLVERS["policy"],
         SOLVERS["blocks"],
+        SOLVERS["prioritised"],
         lambda mdp, discount: planning.modified_policy_iteration(mdp, discount, stopping="span_loss"),
         lambda mdp, discount: planning.policy_evaluation(mdp, ONES, discount, method="sweeps"),
         lambda mdp, discount: planning.discounted_occupancy(mdp, ONES, discount),
@@ -426,7 +427,6 @@ def test_solvers_give_under_jit_and_vmap_what_they_give_alone(solver):
         (lambda m: planning.epsilon_soft_policy(np.ones((1, 2)), 1.5), "epsilon is 1.5"),
         (lambda m: planning.loss_bounds(m, np.ones(S + 1), 0.9), "values has shape"),
         (lambda m: planning.discounted_occupancy(m, ONES, 0.9, start=np.ones(S)), "start sums to"),
-        (lambda m: jax.jit(planning.prioritised_sweeping)(m), "must be known"),
         (lambda m: planning.policy_iteration(m._replace(reward=m.reward * np.nan)), "state 0, action 0 has a reward"),
         (
             lambda m: planning.relative_value_iteration(m._replace(next_state=m.next_state + S)),

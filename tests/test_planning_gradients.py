@@ -36,6 +36,12 @@ VALUES = {  # of a model, a policy's logits [S, A] and a discount
     "undiscounted": lambda mdp, x, g: planning.value_iteration(mdp, 1).values,
     "value_iteration": lambda mdp, x, g: planning.value_iteration(mdp, g, TIGHT).values,
     "value_iteration, q": lambda mdp, x, g: planning.value_iteration(mdp, g, TIGHT).q_values @ jnp.arange(A),
+    "prioritised_sweeping": lambda mdp, x, g: planning.prioritised_sweeping(mdp, g, TIGHT).values,
+    "relative_value_iteration": lambda mdp, x, g: planning.relative_value_iteration(mdp, TIGHT).gain * WEIGHTS,
+    "relative_value_iteration, q": lambda mdp, x, g: (
+        planning.relative_value_iteration(mdp, TIGHT).q_values @ jnp.arange(A)
+    ),
+    "loss_bounds": lambda mdp, x, g: planning.loss_bounds(mdp, x[:, 0], g / 2).error * WEIGHTS,
     "policy_iteration": lambda mdp, x, g: planning.policy_iteration(mdp, g, TIGHT).values,
 }
 

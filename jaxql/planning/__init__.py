@@ -4,8 +4,7 @@ The operators keep the dtype they are given. The solvers compute in float64 what
 rounds at every sweep cannot say how wrong it is) and round once, on return. Shapes: S states, A actions, K successors.
 Arguments are checked where their values are known; under `jit` and `vmap` that is left to the caller. Reverse mode
 differentiates values, action values and distributions in the model, the discount and the policy; for an optimum it
-takes [S, S] memory (of the greedy policy's linear solve). It does not go through `relative_value_iteration`,
-`prioritised_sweeping` and `loss_bounds`.
+takes [S, S] memory (of the greedy policy's linear solve).
 
 >>> lake = from_gymnasium("FrozenLake-v1")
 >>> solution = value_iteration(lake, discount=0.9)

@@ -71,8 +71,8 @@ def prioritised_sweeping(
     After a change of V(s) by c, the priority of each predecessor u grows by |c| times the largest weight of s among the
     actions of u, so that a priority is at least |(T V)(u) - V(u)|. The states are found by a scan of [S], not a heap.
     The proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration` below discount 1.
-    `iterations` counts backups, S of which are a sweep for `max_iterations`. The model must be known, not traced: its
-    predecessors are listed in memory [S, largest number of them].
+    `iterations` counts backups, S of which are a sweep for `max_iterations`. A known model's predecessors are listed,
+    in memory [S, largest number of them]; a traced one's are looked for at every backup, which then costs a sweep.
     Source: Sutton & Barto (2018), the algorithm of section 8.4, http://incompleteideas.net/book/the-book-2nd.html;
     Moore & Atkeson (1993), https://doi.org/10.1007/BF00993104, with a known model
 
@@ -81,14 +81,12 @@ def prioritised_sweeping(
     2.0
     """
     refuse_one(discount)
-    if not all(known(x) for x in (*mdp[:5], max_iterations)):
-        raise UserError("prioritised_sweeping lists predecessors, so its model must be known; call it outside jit")
     check(mdp)
-    backups = min(max_iterations * len(mdp.start), 2**31 - 2)
-    predecessors, most_likely = _predecessors(mdp)
-    with jax.enable_x64(True):
-        settings = jnp.asarray(predecessors), jnp.asarray(most_likely)
-        return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings)
+    states = len(mdp.start)
+    least = min if known(max_iterations) else jnp.minimum
+    backups = least(max_iterations, (2**31 - 2) // states) * states
+    settings = _predecessors(mdp) if all(known(x) for x in mdp[:5]) else ()
+    return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings)
 
 
 def _predecessors(mdp):
@@ -112,15 +110,19 @@ def _predecessors(mdp):
 
 
 def _back_up_most_urgent(table, settings, values, priority):
-    predecessors, most_likely = settings
     largest = jnp.max(priority)
     state = jnp.min(jnp.where(priority == largest, jnp.arange(len(values), dtype=jnp.int32), len(values) - 1))
     q = table.gain[:, state] + sweeps.over_successors(
         lambda w, s: w * values[s], table.weight[:, :, state, None], table.next_state[:, :, state, None]
     )[:, 0]  # fmt: skip
     new = jnp.max(q)
-    spreads = table.discount * most_likely[state] * jnp.abs(new - values[state])
-    priority = priority.at[state].set(0).at[predecessors[state]].add(spreads)
+    change, priority = jnp.abs(new - values[state]), priority.at[state].set(0)
+    if settings:
+        predecessors, most_likely = settings
+        priority = priority.at[predecessors[state]].add(table.discount * most_likely[state] * change)
+    else:
+        weight = sweeps.over_successors(lambda w, s: jnp.where(s == state, w, 0), table.weight, table.next_state)
+        priority = priority + jnp.max(weight, axis=0) * change
     worst = jnp.max(priority)
     return values.at[state].set(new), priority, -worst, worst
 

@@ -12,7 +12,17 @@ from jaxql.errors import UserError
 from jaxql.planning import sweeps
 from jaxql.planning.arguments import check_stopping, known
 from jaxql.planning.model import check
-from jaxql.planning.numbers import double, dtype_of, lowest_argmax, round_to, rounded, rounding
+from jaxql.planning.numbers import (
+    double,
+    dtype_of,
+    in_float64,
+    lowest_argmax,
+    normalised,
+    round_to,
+    rounded,
+    rounding,
+    tree_sum,
+)
 from jaxql.types import MDP, Array
 
 
@@ -54,10 +64,33 @@ def relative_value_iteration(
     if known(laziness) and not 0 <= laziness < 1:
         raise UserError(f"laziness is {laziness}; it must lie in [0, 1)")
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
+
+    def found(mdp, tolerance, max_iterations, laziness):
         unit = np.float64(jnp.finfo(dtype).eps / 2)
         settings = double(tolerance), max_iterations, double(laziness), unit
         return round_to(_solve(double(mdp), *settings, dtype=dtype), dtype)
+
+    def slope(solution, mdp, *_):
+        return round_to(_attached(solution, normalised(double(mdp))), dtype)
+
+    return in_float64(found, mdp._replace(step_limit=None), tolerance, max_iterations, laziness, slope=slope)
+
+
+def _attached(solution, mdp):
+    """The solution with numbers that depend on the model as those of its policy do: g + h = r_pi + P_pi h, h(0) = 0."""
+    states = jnp.arange(len(mdp.start), dtype=jnp.int32)
+    own = jax.tree.map(lambda x: x[states, solution.policy], (mdp.next_state, mdp.probability, mdp.reward, mdp.ends))
+    next_state, probability, reward, ends = own
+    start = mdp.start / jnp.sum(mdp.start)
+    chain = tree_sum(jnp.where(ends, probability, 0))[:, None] * start[None]
+    chain = chain.at[states[:, None], next_state].add(jnp.where(ends, 0, probability))
+    found = jnp.linalg.solve(
+        (jnp.eye(len(states)) - chain).at[:, 0].set(1),
+        tree_sum(probability * reward),  # in place of h(0): g
+    )
+    bias = found.at[0].set(0)
+    ahead = jnp.where(mdp.ends, jnp.sum(start * bias), bias[mdp.next_state])
+    return solution._replace(gain=found[0], bias=bias, q_values=tree_sum(mdp.probability * (mdp.reward + ahead)))
 
 
 def _lay_out(mdp, unit):

@@ -182,8 +182,14 @@ def loss_bounds(mdp: MDP, values: Array, discount) -> sweeps.Bounds:
     if np.shape(values) != np.shape(mdp.start):
         raise UserError(f"values has shape {np.shape(values)}; it must be {np.shape(mdp.start)}, one for each state")
     dtype = dtype_of(mdp)
-    with jax.enable_x64(True):
-        return round_to(_prove(_table(mdp, discount, dtype), double(values), dtype).bounds, dtype)
+
+    def found(mdp, values, gamma):
+        table = _table(mdp, gamma if discount is None else discount, dtype)
+        return round_to(_prove(table, double(values), dtype).bounds, dtype)
+
+    arguments = mdp._replace(step_limit=None), values, discount
+    discount = discount if type(discount) in (int, float) else None  # Python's are exact, and constant
+    return in_float64(found, *arguments)
 
 
 _prove = jax.jit(sweeps.prove, static_argnums=2)
