@@ -3,6 +3,7 @@
 It prints one line of JSON. All have the Nature CNN, four stacked 84x84 frames of four emulated ones each, no sticky
 actions, Adam, the same replay capacity, batch, target period and updates a step, and two threads on two cores. The
 clock runs after a warm-up that fills part of the replay and compiles or touches all that a step and an update need.
+jaxql's emulators have one of the threads, for they work while the update does.
 """
 
 import collections
@@ -55,7 +56,7 @@ def jaxql(setting: Setting, bfloat16: bool = False):
         epsilon=EPSILON,
         exploration_steps=1,
     )
-    env = envs.make(ENV, setting.num_envs, num_threads=THREADS)
+    env = envs.make(ENV, setting.num_envs, num_threads=1)
     agent, obs = loop.compiled(dqn.make(config, env.spec)), env.reset()
     carry, warmup = (agent.init(jax.random.key(0), obs, hyper_of(config)), (), obs), WARMUP // setting.num_envs
 
