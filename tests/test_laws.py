@@ -251,7 +251,7 @@ def test_no_gradient_flows_into_the_target_network(name):
     assert gap(into_target, jax.tree.map(jnp.zeros_like, into_target)) == 0
 
 
-@pytest.mark.parametrize("name", ["per-dqn", "r2d2"])
+@pytest.mark.parametrize("name", ["per-dqn", pytest.param("r2d2", marks=pytest.mark.slow)])
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
     config = settings_of(name)
