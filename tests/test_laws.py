@@ -134,7 +134,7 @@ def test_host_loop_equals_scan_and_traces_once(name):
 
 @every_agent
 def test_vmapped_equals_alone(name):
-    """Not for longer: qr-dqn's update 171 has an input of a ReLU so near 0 that rounding decides its gradient."""
+    """Not for longer: by update 172 of qr-dqn an input of a ReLU is so near 0 that rounding decides its gradient."""
     agent = agent_of(name)
     run = program(agent, plan_of(name) | (dict(rounds=35) if deep(name) else {}))[0]
 
