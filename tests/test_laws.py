@@ -134,9 +134,10 @@ def test_host_loop_equals_scan_and_traces_once(name):
 
 @every_agent
 def test_vmapped_equals_alone(name):
-    """Not for longer: by update 172 of qr-dqn an input of a ReLU is so near 0 that rounding decides its gradient."""
-    agent = agent_of(name)
-    run = program(agent, plan_of(name) | (dict(rounds=35) if deep(name) else {}))[0]
+    agent, plan = agent_of(name), plan_of(name)
+    if name == "qr-dqn" and not jax.config.jax_enable_x64:
+        plan = plan | dict(rounds=35)  # by its update 172 float32 rounding decides on which side of 0 a ReLU's input is
+    run = program(agent, plan)[0]
 
     def final(key, discount):
         return run(key, hyper_of(name)._replace(discount=discount))[0][0].params
@@ -251,7 +252,7 @@ def test_no_gradient_flows_into_the_target_network(name):
     assert gap(into_target, jax.tree.map(jnp.zeros_like, into_target)) == 0
 
 
-@pytest.mark.parametrize("name", ["per-dqn", pytest.param("r2d2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["per-dqn", "r2d2"])
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
     config = settings_of(name)
