@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from scipy import stats
 
 from jaxql import distributional as dist
@@ -88,8 +88,6 @@ def prepared(name, seed):
 def test_drop_in_agrees_with_rlax_in_value_and_gradient(rlax, name, options):
     args = prepared(name, 0)
     floats = tuple(i for i, x in enumerate(args) if jnp.issubdtype(x.dtype, jnp.floating))
-    if name == "quantile_regression_loss" and options[-1]:  # ours stops at the target if told so, rlax never does
-        floats = floats[:2]
 
     def rows(equation):
         def row(*xs):
@@ -316,6 +314,7 @@ def test_target_of_a_sure_return_is_its_two_hot_code(seed):
 
 @few
 @given(st.floats(-2, 2), st.floats(0.5, 3))
+@example(0.42578125, 2.75)  # where erf in float32 is not monotone
 def test_encodings_decode_to_the_scalar(x, width):
     n = 41
     edges = np.linspace(-5, 5, n + 1)
@@ -503,13 +502,11 @@ def test_gradients_stop_at_the_target_unless_asked():
     @functools.partial(jax.jit, static_argnums=0)
     def slopes(stop):
         options = {} if stop else {"stop_target_gradients": False}
-        source = x["dist_src"], x["tau_src"]
         return [
             jax.grad(lambda z: total(dist.c51_target(r, d, z, q, atoms, **options)))(logits),
             jax.grad(lambda z: total(dist.quantile_target(r, d, z, q, **options)))(logits),
             jax.grad(lambda v: total(dist.two_hot_target(r, d, v, v, atoms, **options)))(q),
             jax.grad(lambda v: total(dist.hl_gauss_target(r, d, v, v, atoms, **options)))(q),
-            jax.grad(lambda z: total(dist.quantile_regression_loss(*source, z, **options)))(logits[:, 0]),
         ]
 
     assert not any(jnp.any(slope) for slope in slopes(True))

@@ -93,7 +93,8 @@ def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, st
       dist_src, tau_src: [..., N] predicted quantiles and their fractions.
       dist_target: [..., M] quantiles or samples of the target.
       huber_param: threshold of the Huber loss, a number that may be traced.
-      stop_target_gradients: whether dist_target is a constant. (rlax lets gradients into it whatever this says.)
+      stop_target_gradients: changes nothing, as in rlax, where it stops the gradient of the indicator alone, which has
+        none: dist_target is a constant only if you stop it, as the losses of Q-learning below do.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -103,8 +104,7 @@ def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, st
     >>> print(quantile_regression_loss(jnp.array([0.0]), jnp.array([0.25]), jnp.array([3.0, -3.0])))
     1.5
     """
-    target = stopped(dist_target, stop_target_gradients)
-    losses = _asymmetric(dist_src, tau_src, target, huber_param)
+    losses = _asymmetric(dist_src, tau_src, dist_target, huber_param)
     return jnp.sum(jnp.mean(losses, axis=-1)) * jnp.where(huber_param > 0, huber_param, 1).astype(losses.dtype)
 
 
@@ -142,8 +142,8 @@ def quantile_q_learning(
     0.625
     """
     a_t = jnp.argmax(jnp.mean(dist_q_t_selector, axis=0))
-    target = bootstrap(r_t, discount_t, dist_q_t[:, a_t])
-    return quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param, stop_target_gradients)
+    target = stopped(bootstrap(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
+    return quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
 
 
 @batched("NA", "N", "", "", "", "MA", "A")
@@ -169,8 +169,8 @@ def quantile_expected_sarsa(
     >>> print(quantile_expected_sarsa(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), policy))
     0.625
     """
-    targets = bootstrap(r_t, discount_t, dist_q_t.T)  # [A, M]
-    losses = quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param, stop_target_gradients)
+    targets = stopped(bootstrap(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
+    losses = quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
     return jnp.sum(product(stopped(probs_a_t, stop_target_gradients), losses))
 
 
