@@ -56,7 +56,8 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
     Args:
       agent: its pure functions, not yet compiled.
-      mesh: its devices must divide the worlds.
+      mesh: its devices must divide the worlds. Several CPU devices in one process need the environment variable
+        JAX_CPU_ENABLE_ASYNC_DISPATCH=false: XLA's threads may wait for one another for ever if programs overlap.
 
     >>> from jaxql.agents import REGISTRY
     >>> from jaxql.envs.worlds import catch, endless
