@@ -340,7 +340,7 @@ def retrace(
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Munos et al. (2016), equations 3 and 4, https://arxiv.org/abs/1606.02647
+    Source: Munos et al. (2016), equation 3 and table 1, https://arxiv.org/abs/1606.02647
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(retrace(q, q, a, a, jnp.ones(2), jnp.full(2, 0.5), jnp.full((2, 2), 0.5), jnp.ones(2), 1.0))
@@ -366,7 +366,7 @@ def retrace_continuous(q_tm1, q_t, v_t, r_t, discount_t, log_rhos, lambda_, stop
     Raises:
       ValueError: lengths or batch axes differ, or q_t and log_rhos are not one step shorter than the others.
 
-    Source: Munos et al. (2016), equations 3 and 4, https://arxiv.org/abs/1606.02647
+    Source: Munos et al. (2016), equation 3 and table 1, https://arxiv.org/abs/1606.02647
 
     >>> print(retrace_continuous(jnp.zeros(2), jnp.array([3.0]), jnp.array([2.0, 4.0]), jnp.ones(2), jnp.full(2, 0.5),
     ...                          jnp.zeros(1), 1.0))

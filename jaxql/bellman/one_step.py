@@ -199,7 +199,8 @@ def soft_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, *, temperature=0.03, sto
     entropy. As the temperature (above 0) falls this becomes `q_learning`; it grows by up to temperature * log A. An
     illegal action (-inf) does not count. Shapes and errors as in `q_learning`.
 
-    Source: Haarnoja et al. (2017), theorem 1, https://arxiv.org/abs/1702.08165
+    Source: Haarnoja et al. (2017), theorem 1, https://arxiv.org/abs/1702.08165; for a finite choice of actions
+    Vieillard, Pietquin & Geist (2020), equation 1, https://arxiv.org/abs/2007.14430
 
     >>> q, q_t = jnp.zeros(2), jnp.log(jnp.array([1.0, 3.0]))
     >>> print(f"{soft_q_learning(q, 0, 1.0, 1.0, q_t, temperature=1.0):.4f}")

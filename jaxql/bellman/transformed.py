@@ -37,7 +37,7 @@ def _odd(f, x):
 def signed_logp1(x) -> Array:
     """sign(x) log(|x| + 1) [...] of x [...]; the inverse of `signed_expm1`.
 
-    Source: Hafner et al. (2023), equation 9, https://arxiv.org/abs/2301.04104
+    Source: Hafner et al. (2023), equation 9 of version 2, https://arxiv.org/abs/2301.04104
 
     >>> print(f"{signed_logp1(-1.0):.4f}")
     -0.6931
@@ -48,7 +48,7 @@ def signed_logp1(x) -> Array:
 def signed_expm1(x) -> Array:
     """sign(x) (exp(|x|) - 1) [...] of x [...]; the inverse of `signed_logp1`.
 
-    Source: Hafner et al. (2023), equation 9, https://arxiv.org/abs/2301.04104
+    Source: Hafner et al. (2023), equation 9 of version 2, https://arxiv.org/abs/2301.04104
 
     >>> print(f"{signed_expm1(signed_logp1(-7.0)):.4f}")
     -7.0000
@@ -302,8 +302,8 @@ def transformed_retrace(
 
     q_tm1 and q_t [..., T, A] and the errors are on the scale of `tx_pair`; all else as in `retrace`.
 
-    Source: Munos et al. (2016), equations 3 and 4, https://arxiv.org/abs/1606.02647, under the operator T_h of Pohlen
-    et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593
+    Source: Munos et al. (2016), equation 3 and table 1, https://arxiv.org/abs/1606.02647, under the operator T_h of
+    Pohlen et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_retrace(q, q, a, a, jnp.ones(2), jnp.full(2, 0.5), jnp.full((2, 2), 0.5), jnp.ones(2), 1.0))
@@ -335,7 +335,7 @@ def transformed_n_step_q_learning(
     Raises:
       ValueError: n is not positive, or lengths or batch axes differ.
 
-    Source: Kapturowski et al. (2019), section 2.3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX: the operator
+    Source: Kapturowski et al. (2019), section 2.3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX; the operator
     T_h of Pohlen et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593, over n steps
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])

@@ -171,7 +171,8 @@ def loss_bounds(mdp: MDP, values: Array, discount) -> sweeps.Bounds:
 
     Returns: `Bounds`, floats of the dtype of the rewards: `error`, `loss` and `span_loss` as `value_iteration` has
     them, and `below` <= V* - T values <= `above`; all infinite where no contraction is proven.
-    Raises: UserError for a model or discount that makes no sense. Source: Puterman (1994), theorem 6.6.1.
+    Raises: UserError for a model or discount that makes no sense. Source: Puterman (1994), section 6.6 and
+    proposition 6.6.5.
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(loss_bounds(loop, np.zeros(1), 0.5).error), 5)
