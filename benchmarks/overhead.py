@@ -1,14 +1,15 @@
 """What the host spends on a vector tick besides emulation and learning: an emulator and an agent that do nothing."""
 
-import time
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.measure import interleaved
 from jaxql import loop
 from jaxql.agents.base import Hyper, after, new_state
 from jaxql.types import Agent
+
+TICKS = 300
 
 
 class Still:
@@ -36,24 +37,23 @@ def idle_agent() -> Agent:
 
 
 def rows(quick: bool = False):
+    calls = {num_envs: ticking(num_envs) for num_envs in ((16,) if quick else (1, 8, 16, 32))}
+    for num_envs, row in interleaved(calls, repeats=3 if quick else 15).items():
+        yield {"part": "overhead", "name": "a tick", "envs": num_envs, "milliseconds": 1e3 * row["seconds"] / TICKS}
+
+
+def ticking(num_envs: int):
+    """A call of no arguments that plays TICKS ticks."""
     from jaxql import envs
 
-    agent = loop.compiled(idle_agent())
-    for num_envs in (16,) if quick else (1, 8, 16, 32):
-        env = envs.make("PongNoFrameskip-v4", num_envs, seed=0, purpose="train")
-        obs = env.reset()
-        env._env = Still(env._env)
-        carry = agent.init(jax.random.key(0), obs, Hyper()), (), obs
-        times = []
-        for _ in range(6):
-            began = time.perf_counter()
-            carry, _ = loop.train(agent, env.step, carry, warmup=0, rounds=300, ticks=1, updates=1, scan=loop.host_scan)
-            jax.block_until_ready(carry)
-            times.append((time.perf_counter() - began) / 300)
-        yield {
-            "part": "overhead",
-            "name": "a tick",
-            "envs": num_envs,
-            "milliseconds": 1e3 * float(np.median(times[1:])),
-        }
-        env.close()
+    agent, env = loop.compiled(idle_agent()), envs.make("PongNoFrameskip-v4", num_envs, seed=0, purpose="train")
+    obs = env.reset()
+    env._env = Still(env._env)
+    carry = agent.init(jax.random.key(0), obs, Hyper()), (), obs
+
+    def call():
+        nonlocal carry
+        carry, _ = loop.train(agent, env.step, carry, warmup=0, rounds=TICKS, ticks=1, updates=1, scan=loop.host_scan)
+        return carry
+
+    return call
