@@ -1,5 +1,7 @@
 """What the host spends on a vector tick besides emulation and learning: an emulator and an agent that do nothing."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,23 +39,38 @@ def idle_agent() -> Agent:
 
 
 def rows(quick: bool = False):
-    calls = {num_envs: ticking(num_envs) for num_envs in ((16,) if quick else (1, 8, 16, 32))}
-    for num_envs, row in interleaved(calls, repeats=3 if quick else 15).items():
-        yield {"part": "overhead", "name": "a tick", "envs": num_envs, "milliseconds": 1e3 * row["seconds"] / TICKS}
+    sizes = (16,) if quick else (1, 8, 16, 32)
+    found = interleaved({num_envs: ticking(num_envs) for num_envs in sizes}, repeats=3 if quick else 15)
+    for num_envs in sizes:
+        seconds = {"a tick": [found[num_envs]["seconds"] / TICKS]}
+        ticking(num_envs, seconds)()
+        for name, times in seconds.items():
+            yield {"part": "overhead", "name": name, "envs": num_envs, "milliseconds": 1e3 * float(np.median(times))}
 
 
-def ticking(num_envs: int):
-    """A call of no arguments that plays TICKS ticks."""
+def ticking(num_envs: int, seconds: dict | None = None):
+    """A call of no arguments that plays TICKS ticks; the seconds of every part of each are added to `seconds`."""
     from jaxql import envs
+
+    def clocked(name, f):
+        def timed(*args):
+            began = time.perf_counter()
+            result = f(*args)
+            seconds.setdefault(name, []).append(time.perf_counter() - began)
+            return result
+
+        return f if seconds is None else timed
 
     agent, env = loop.compiled(idle_agent()), envs.make("PongNoFrameskip-v4", num_envs, seed=0, purpose="train")
     obs = env.reset()
     env._env = Still(env._env)
     carry = agent.init(jax.random.key(0), obs, Hyper()), (), obs
+    agent = agent._replace(**{name: clocked(f"its {name}", getattr(agent, name)) for name in ("act", "observe", "learn")})
+    step = clocked("the env's checks and copies", env.step)
 
     def call():
         nonlocal carry
-        carry, _ = loop.train(agent, env.step, carry, warmup=0, rounds=TICKS, ticks=1, updates=1, scan=loop.host_scan)
+        carry, _ = loop.train(agent, step, carry, warmup=0, rounds=TICKS, ticks=1, updates=1, scan=loop.host_scan)
         return carry
 
     return call
