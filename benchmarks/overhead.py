@@ -65,7 +65,9 @@ def ticking(num_envs: int, seconds: dict | None = None):
     obs = env.reset()
     env._env = Still(env._env)
     carry = agent.init(jax.random.key(0), obs, Hyper()), (), obs
-    agent = agent._replace(**{name: clocked(f"its {name}", getattr(agent, name)) for name in ("act", "observe", "learn")})
+    agent = agent._replace(
+        **{name: clocked(f"its {name}", getattr(agent, name)) for name in ("act", "observe", "learn")}
+    )
     step = clocked("the env's checks and copies", env.step)
 
     def call():
