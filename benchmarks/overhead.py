@@ -1,4 +1,7 @@
-"""What the host spends on a vector tick besides emulation and learning: an emulator and an agent that do nothing."""
+"""What the host spends on a vector tick besides emulation and learning: an emulator and an agent that do nothing.
+
+A tick is the median over turns of the mean of TICKS ticks; its parts are medians of single ones, so they sum to less.
+"""
 
 import time
 
