@@ -3,6 +3,8 @@
 Parameters, optimiser and counters are on every device. Only placement changes, so n devices compute what one does.
 """
 
+import functools
+
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
@@ -56,8 +58,8 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
     Args:
       agent: its pure functions, not yet compiled.
-      mesh: its devices must divide the worlds. Several CPU devices in one process need the environment variable
-        JAX_CPU_ENABLE_ASYNC_DISPATCH=false: XLA's threads may wait for one another for ever if programs overlap.
+      mesh: its devices must divide the worlds. On several CPU devices of one process a call returns when its results
+        are there: XLA's threads may wait for one another for ever where two programs that communicate overlap.
 
     >>> from jaxql.agents import REGISTRY
     >>> from jaxql.envs.worlds import catch, endless
@@ -79,13 +81,30 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
         return placed_f
 
+    overlap_is_safe = mesh.devices.flat[0].platform != "cpu" or len(mesh.local_devices) == 1
+
+    def compiled(f, **options):
+        f = jax.jit(f, **options)
+        return f if overlap_is_safe else _waited_for(f)
+
     return agent._replace(
-        init=jax.jit(placed(agent.init)),
-        act=jax.jit(agent.act, out_shardings=over_worlds(mesh)),
-        observe=jax.jit(placed(agent.observe), donate_argnums=0),
-        learn=jax.jit(placed(agent.learn), donate_argnums=0),
-        policy=jax.jit(agent.policy),
+        init=compiled(placed(agent.init)),
+        act=compiled(agent.act, out_shardings=over_worlds(mesh)),
+        observe=compiled(placed(agent.observe), donate_argnums=0),
+        learn=compiled(placed(agent.learn), donate_argnums=0),
+        policy=compiled(agent.policy),
     )
+
+
+def _waited_for(f):
+    """The compiled f, returning when its results are there."""
+
+    @functools.wraps(f)
+    def waiting(*args):
+        return jax.block_until_ready(f(*args))
+
+    waiting.lower = f.lower
+    return waiting
 
 
 def to_mesh(tree, mesh: Mesh):

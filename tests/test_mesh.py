@@ -44,7 +44,7 @@ def finish(process):
 def test_the_laws_of_eight_devices(marked):
     laws = HERE / "mesh_laws.py"
     options = ("-q", "-m", marked, "-p", "no:cacheprovider", "-p", "no:xdist")
-    finish(start("-m", "pytest", *options, laws, JAX_NUM_CPU_DEVICES="8", JAX_CPU_ENABLE_ASYNC_DISPATCH="false"))
+    finish(start("-m", "pytest", *options, laws, JAX_NUM_CPU_DEVICES="8"))
 
 
 def test_two_processes_equal_one(tmp_path):
