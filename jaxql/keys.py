@@ -35,6 +35,13 @@ def without_loops(key):
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
 
 
+def with_loops(key):
+    """The inverse of `without_loops`: a network's many keys, their rounds written out, would take long to compile."""
+    if jax.random.key_impl(key) != UNROLLED:
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
+
+
 def _threefry(key, high, low):
     """Two words of the shape of `high` and `low`, the counter's. Source: Salmon et al. (2011), section 4.2,
     https://doi.org/10.1145/2063384.2063405
