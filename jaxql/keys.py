@@ -13,15 +13,17 @@ FEW = 64  # numbers; more are drawn in JAX's loop, for XLA would draw each anew 
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 
 
-def address(key, *places):
+def address(key, *places, loops=False):
     """A key for these places (a purpose, a counter, ...): the same draw the same, whoever asks and in whatever order.
+
+    With `loops` as JAX's own are, for a network: rounds written out for each of the keys it derives compile slowly.
 
     >>> key = jax.random.key(0)
     >>> same = jax.random.fold_in(jax.random.fold_in(key, 3), 14)
     >>> print(jax.random.uniform(address(key, 3, 14)) == jax.random.uniform(same))
     True
     """
-    key = without_loops(key)
+    key = key if loops else without_loops(key)
     for place in places:
         key = jax.random.fold_in(key, place)
     return key
@@ -33,13 +35,6 @@ def without_loops(key):
     if not default or jax.default_backend() != "cpu":
         return key
     return jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
-
-
-def with_loops(key):
-    """The inverse of `without_loops`: a network's many keys, their rounds written out, would take long to compile."""
-    if jax.random.key_impl(key) != UNROLLED:
-        return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl="threefry2x32")
 
 
 def _threefry(key, high, low):

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jaxql.convolution import convolve
-from jaxql.keys import with_loops
 from jaxql.types import Network, Spec
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.he_normal())
@@ -23,31 +22,23 @@ def from_flax(module: nn.Module) -> Network:
     """
 
     def apply(params, obs, memory=(), key=None):
-        return module.apply(params, obs, rngs=_streams(key)), memory
+        return module.apply(params, obs, rngs=None if key is None else {"draws": key}), memory
 
-    return Network(init=_init_of(module), apply=apply)
+    return Network(init=module.init, apply=apply)
+
+
+def activated(x, layer_norm: bool):
+    """ReLU of x, normalised before if asked for."""
+    return nn.relu(nn.LayerNorm(param_dtype=x.dtype)(x) if layer_norm else x)
 
 
 def recurrent_from_flax(module: nn.Module) -> Network:
     """The Network of a flax.linen module (observations [N, ...], memory) -> (action values [N, A], memory)."""
 
     def apply(params, obs, memory=(), key=None):
-        return module.apply(params, obs, memory, rngs=_streams(key))
+        return module.apply(params, obs, memory, rngs=None if key is None else {"draws": key})
 
-    return Network(init=_init_of(module), apply=apply)
-
-
-def _init_of(module: nn.Module) -> Callable:
-    return lambda key, obs: module.init(with_loops(key), obs)
-
-
-def _streams(key):
-    return None if key is None else {"draws": with_loops(key)}
-
-
-def activated(x, layer_norm: bool):
-    """ReLU of x, normalised before if asked for."""
-    return nn.relu(nn.LayerNorm(param_dtype=x.dtype)(x) if layer_norm else x)
+    return Network(init=module.init, apply=apply)
 
 
 class Conv(nn.Module):

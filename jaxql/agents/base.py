@@ -206,7 +206,7 @@ def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:
         return explore.epsilon_greedy(key, q(params, obs, None), epsilon), memory
 
     def act(state: State, obs):
-        values = q(state.params, obs, address(state.key, ACT_DRAWS, state.ticks))
+        values = q(state.params, obs, address(state.key, ACT_DRAWS, state.ticks, loops=True))
         return explore.epsilon_greedy(address(state.key, ACT, state.ticks), values, epsilon_of(state)), ()
 
     return act, policy

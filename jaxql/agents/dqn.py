@@ -153,7 +153,7 @@ def dqn(
     )
 
     def init(key, obs, hyper) -> State:
-        params, ring = network.init(address(key, INIT, 0), obs), replay.init(blank_step(obs))
+        params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(blank_step(obs))
         followed = () if target == "none" else params
         return new_state(key, hyper, params=params, target=followed, opt_state=optimizer.init(params), data=ring)
 
@@ -170,7 +170,7 @@ def dqn(
             followed = state.params if target == "none" else state.target
             return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
 
-        draws_key = address(state.key, LEARN_DRAWS, state.updates) if draws else None
+        draws_key = address(state.key, LEARN_DRAWS, state.updates, loops=True) if draws else None
         (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
         metrics = report(state, value, gradient, q_values, batch.weight)
         state = state._replace(data=ordered(state.data, value))
@@ -185,7 +185,7 @@ def dqn(
         learned, due = (state.params, state.target, state.opt_state), updates_since_reset(state) == 0
 
         def fresh(params, followed, opt_state):
-            drawn = network.init(address(state.key, RESET, state.updates), obs)
+            drawn = network.init(address(state.key, RESET, state.updates, loops=True), obs)
             params = shrunk(params, drawn, state.hyper.reset_keep)
             followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
             new = params, followed, optimizer.init(params)

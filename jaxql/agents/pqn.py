@@ -88,7 +88,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key, obs, hyper) -> State:
-        params, row = network.init(address(key, INIT, 0), obs), blank_step(obs)
+        params, row = network.init(address(key, INIT, 0, loops=True), obs), blank_step(obs)
         memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(network.apply, params, obs)[1])
         if jax.tree.leaves(memory) and len(row.real) % minibatches:
             raise UserError(

@@ -86,7 +86,7 @@ def r2d2(
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key, obs, hyper) -> State:
-        params = network.init(address(key, INIT, 0), obs)
+        params = network.init(address(key, INIT, 0, loops=True), obs)
         _, memory = jax.eval_shape(network.apply, params, obs)
         if not jax.tree.leaves(memory):
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
