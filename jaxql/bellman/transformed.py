@@ -88,7 +88,8 @@ def power(x, p) -> Array:
     """sign(x) ((|x| / sqrt(p) + 1)**p - 1) / sqrt(p) [...] of x [...]; power(., 1 / p) is the inverse of power(., p).
 
     Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687; a scaled power with shift 1: Box &
-    Cox (1964), equation 2, https://doi.org/10.1111/j.2517-6161.1964.tb00553.x
+    Cox (1964), equation 2, https://doi.org/10.1111/j.2517-6161.1964.tb00553.x, on both sides of 0: John & Draper
+    (1980), https://doi.org/10.2307/2986305
 
     >>> print(f"{power(8.0, 0.5):.4f} {power(power(-8.0, 0.5), 2.0):.4f}")
     3.5484 -8.0000

@@ -143,7 +143,9 @@ def power(tau, eta) -> Array:
 def wang(tau, eta) -> Array:
     """Wang's distortion: Phi(Phi^-1(tau) + eta), Phi the normal distribution function; negative eta is averse to risk.
 
-    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923
+    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; numbered in Zhang et
+    al. (2025), equation 5, who weigh quantiles by its slope, so that positive eta is averse there,
+    https://arxiv.org/abs/2507.20382
 
     >>> print(wang(0.5, 0.0))
     0.5
