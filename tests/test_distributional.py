@@ -470,6 +470,17 @@ def test_distortions_are_their_definition(name):
             assert jnp.all((got >= dist.mean(values, probs)) == (eta > 0))
 
 
+def test_whole_powers_read_the_best_or_the_worst_of_several_draws():
+    rng = np.random.default_rng(11)
+    values, probs = rng.normal(size=M), rng.dirichlet(np.ones(M))
+    for n in 2, 3:
+        draws = np.stack(np.meshgrid(*[np.arange(M)] * n))
+        weights = np.prod(probs[draws], axis=0)
+        for best_of, eta in (np.max, n - 1), (np.min, 1 - n):
+            got = dist.distorted_mean(values, probs, distortion=lambda tau, eta=eta: dist.power(tau, eta))
+            close(got, np.sum(weights * best_of(values[draws], axis=0)))
+
+
 def test_fraction_loss_has_the_slope_of_the_wasserstein_error():
     logits = np.random.default_rng(10).normal(size=N)
     taus, middles = dist.fractions(logits)

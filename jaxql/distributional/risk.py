@@ -128,9 +128,12 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
 def power(tau, eta) -> Array:
     """Power distortion: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)); shapes broadcast.
 
-    Negative eta is averse to risk, positive eta seeks it; 0 is neutral.
+    Negative eta is averse to risk, positive eta seeks it; 0 is neutral. Of n - 1 the distorted mean is that of the best
+    of n draws, of 1 - n that of the worst.
 
-    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923
+    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; the inverse of the
+    distributions of the greatest and the least of n uniform draws, David & Nagaraja (2003), equations 2.1.1 and 2.1.2,
+    https://doi.org/10.1002/0471722162
 
     >>> print(power(0.25, 1.0), power(0.75, -1.0))
     0.5 0.5
