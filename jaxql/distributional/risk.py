@@ -47,7 +47,7 @@ def mean(values, probs=None) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Dabney et al. (2018), equation 3, https://arxiv.org/abs/1710.10044
+    Source: Goodfellow, Bengio & Courville (2016), equation 3.9, https://www.deeplearningbook.org
 
     >>> print(mean(jnp.array([0.0, 1.0, 5.0])))
     2.0

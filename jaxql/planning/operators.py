@@ -34,7 +34,8 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
     """(T v)(s) = max_a q[s, a], [..., S] -> [..., S]: monotone, and in the maximum norm a contraction by `discount`.
 
-    Source: Puterman (1994), equation 6.2.2 and proposition 6.2.4. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; a contraction:
+    Puterman (1994), proposition 6.2.4, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> bellman_optimality(loop, np.ones(1), 0.5).tolist()
@@ -46,7 +47,7 @@ def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
 def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
     """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [..., S]; `policy` is [S] of action indices or [S, A] of probabilities.
 
-    Source: Puterman (1994), equation 6.1.10. https://doi.org/10.1002/9780470316887
+    Source: Sutton & Barto (2018), equation 4.5. http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> bellman_expectation(loop, np.array([0]), np.ones(1), 0.5).tolist()
