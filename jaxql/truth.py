@@ -43,8 +43,9 @@ def compare(mdp: MDP, q, discount, optimum: Solution | None = None) -> Truth:
 
     Returns: `Truth`.
     Raises: UserError for a q of another shape, or a model that makes no sense.
-    Source: Singh & Yee (1994), corollary 2, https://doi.org/10.1007/BF00993308; gaps: Bellemare et al.
-    (2016), definition 2, https://arxiv.org/abs/1512.04860
+
+    Source: Agarwal, Jiang, Kakade & Sun (2022), lemma 1.11, https://rltheorybook.github.io; for state values: Singh &
+    Yee (1994), https://doi.org/10.1007/BF00993308; gaps: as `action_gap`
 
     >>> import numpy as np
     >>> shape = (1, 2, 1)  # one state that never ends, and pays 1 or 2
@@ -82,7 +83,8 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; the rest as in `compare`.
 
-    Source: Singh & Yee (1994), corollary 2, https://doi.org/10.1007/BF00993308
+    Source: Agarwal, Jiang, Kakade & Sun (2022), lemma 1.11, https://rltheorybook.github.io; for state values: Singh &
+    Yee (1994), https://doi.org/10.1007/BF00993308
 
     >>> import numpy as np
     >>> shape = (1, 2, 1)
@@ -97,7 +99,7 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
 def action_gap(q) -> Array:
     """How much better the best action is than the second best, [..., A] -> [...]; inf where there is no second.
 
-    Source: Bellemare et al. (2016), definition 2, https://arxiv.org/abs/1512.04860; named by Farahmand (2011),
+    Source: Bellemare et al. (2016), the gap of theorem 1, https://arxiv.org/abs/1512.04860; named by Farahmand (2011),
     https://papers.nips.cc/paper/4485-action-gap-phenomenon-in-reinforcement-learning
 
     >>> print(action_gap(jnp.array([[1.0, 4.0, 2.0], [3.0, 3.0, 0.0]])))

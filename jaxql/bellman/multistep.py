@@ -248,8 +248,7 @@ def q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=
     does. Shapes and errors as in `sarsa_lambda`.
 
     Source: Sutton & Barto (2018), equation 12.20 with the maximum as its expectation,
-    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), section 3,
-    https://doi.org/10.1007/BF00114731
+    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), https://doi.org/10.1007/BF00114731
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
@@ -268,8 +267,7 @@ def peng_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradi
     are long. Shapes and errors as in `sarsa_lambda`; `lambda_` is a number.
 
     Source: Sutton & Barto (2018), equation 12.20 with the maximum as its expectation,
-    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), section 3,
-    https://doi.org/10.1007/BF00114731
+    http://incompleteideas.net/book/the-book-2nd.html; Peng & Williams (1996), https://doi.org/10.1007/BF00114731
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(peng_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))

@@ -97,7 +97,7 @@ def qv_learning(q_tm1, a_tm1, r_t, discount_t, v_t, stop_target_gradients=True) 
     Shapes and errors otherwise as in `q_learning`.
 
     Source: Sutton & Barto (2018), equation 6.7 with the bootstrap of equation 6.5,
-    http://incompleteideas.net/book/the-book-2nd.html; Wiering & van Hasselt (2007), section III,
+    http://incompleteideas.net/book/the-book-2nd.html; named by Wiering & van Hasselt (2007),
     https://doi.org/10.1109/ADPRL.2007.368200
 
     >>> print(qv_learning(jnp.array([0.0, 1.0]), 1, 1.0, 0.5, 4.0))
@@ -113,7 +113,7 @@ def qv_max(v_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
     `v_tm1` [...]; shapes and errors otherwise as in `q_learning`.
 
     Source: Sutton & Barto (2018), equation 6.5 with the target of equation 6.8,
-    http://incompleteideas.net/book/the-book-2nd.html; Wiering & van Hasselt (2009), section III,
+    http://incompleteideas.net/book/the-book-2nd.html; named by Wiering & van Hasselt (2009),
     https://doi.org/10.1109/ADPRL.2009.4927532
 
     >>> print(qv_max(1.0, 1.0, 0.5, jnp.array([0.0, 4.0])))

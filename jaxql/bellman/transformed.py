@@ -59,7 +59,7 @@ def signed_expm1(x) -> Array:
 def signed_hyperbolic(x, eps=1e-3) -> Array:
     """sign(x) (sqrt(|x| + 1) - 1) + eps x [...] of x [...]; the inverse of `signed_parabolic`.
 
-    Source: Pohlen et al. (2018), proposition A.2, https://arxiv.org/abs/1805.11593
+    Source: Pohlen et al. (2018), section 3.2, and proposition A.2 for its inverse, https://arxiv.org/abs/1805.11593
 
     >>> print(signed_hyperbolic(jnp.array([-3.0, 0.0, 8.0]), eps=0.0))
     [-1.  0.  2.]
@@ -87,9 +87,8 @@ def signed_parabolic(x, eps=1e-3) -> Array:
 def power(x, p) -> Array:
     """sign(x) ((|x| / sqrt(p) + 1)**p - 1) / sqrt(p) [...] of x [...]; power(., 1 / p) is the inverse of power(., p).
 
-    Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687; a scaled power with shift 1: Box &
-    Cox (1964), equation 2, https://doi.org/10.1111/j.2517-6161.1964.tb00553.x, on both sides of 0: John & Draper
-    (1980), https://doi.org/10.2307/2986305
+    Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687; that of John & Draper (1980), the
+    modulus transformation, scaled by sqrt(p), https://doi.org/10.2307/2986305
 
     >>> print(f"{power(8.0, 0.5):.4f} {power(power(-8.0, 0.5), 2.0):.4f}")
     3.5484 -8.0000
@@ -207,8 +206,8 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
 
     The arguments at `value_argnums` go through tx_pair.apply_inv, whether given by position or by name.
 
-    Source: Pohlen et al. (2018), the operator T_h of proposition 3.1, https://arxiv.org/abs/1805.11593; van Hasselt et
-    al. (2019), section 3, https://arxiv.org/abs/1907.03687
+    Source: the operator T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593;
+    van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687
 
     >>> returns = transform_values(multistep.lambda_returns, 2)
     >>> print(returns(SIGNED_LOGP1_PAIR, jnp.ones(1), jnp.ones(1), v_t=jnp.log(jnp.array([7.0]))).round(3))
@@ -272,8 +271,8 @@ def transformed_q_lambda(
 
     q_tm1 and q_t [..., T, A] and the errors are on the scale of `tx_pair`; all else as in `q_lambda`.
 
-    Source: Sutton & Barto (2018), equation 12.20, http://incompleteideas.net/book/the-book-2nd.html, under the
-    operator T_h of Pohlen et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593
+    Source: Sutton & Barto (2018), equation 12.20, http://incompleteideas.net/book/the-book-2nd.html, under the operator
+    T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
@@ -304,7 +303,7 @@ def transformed_retrace(
     q_tm1 and q_t [..., T, A] and the errors are on the scale of `tx_pair`; all else as in `retrace`.
 
     Source: Munos et al. (2016), equation 3 and table 1, https://arxiv.org/abs/1606.02647, under the operator T_h of
-    Pohlen et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593
+    Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_retrace(q, q, a, a, jnp.ones(2), jnp.full(2, 0.5), jnp.full((2, 2), 0.5), jnp.ones(2), 1.0))
@@ -337,7 +336,7 @@ def transformed_n_step_q_learning(
       ValueError: n is not positive, or lengths or batch axes differ.
 
     Source: Kapturowski et al. (2019), section 2.3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX; the operator
-    T_h of Pohlen et al. (2018), proposition 3.1, https://arxiv.org/abs/1805.11593, over n steps
+    T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593, over n steps
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_n_step_q_learning(q, a, q, jnp.argmax(q, -1), jnp.ones(2), jnp.full(2, 0.5), n=2))

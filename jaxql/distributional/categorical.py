@@ -38,7 +38,8 @@ def categorical_mean(logits, atoms) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+    Source: Goodfellow, Bengio & Courville (2016), equation 3.9, https://www.deeplearningbook.org; as an action value:
+    Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
 
     >>> print(categorical_mean(jnp.zeros(3), jnp.array([0.0, 1.0, 5.0])))
     2.0
@@ -57,7 +58,8 @@ def cross_entropy(logits, probs) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+    Source: Goodfellow, Bengio & Courville (2016), equation 3.51, https://www.deeplearningbook.org; as a loss:
+    Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
 
     >>> print(cross_entropy(jnp.array([0.0, 0.0, -jnp.inf]), jnp.array([1.0, 0.0, 0.0])))
     0.6931472

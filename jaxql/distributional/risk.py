@@ -81,7 +81,8 @@ def cvar(values, probs=None, *, level) -> Array:
     Raises:
       ValueError: lengths or batch axes differ.
 
-    Source: Rockafellar & Uryasev (2000), equation 3, https://doi.org/10.21314/JOR.2000.038
+    Source: Acerbi & Tasche (2002), definition 2.6, the tail mean, https://doi.org/10.1016/S0378-4266(02)00283-2; of
+    losses without atoms: Rockafellar & Uryasev (2000), equation 3, https://doi.org/10.21314/JOR.2000.038
 
     >>> print(cvar(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     1.0
@@ -131,9 +132,8 @@ def power(tau, eta) -> Array:
     Negative eta is averse to risk, positive eta seeks it; 0 is neutral. Of n - 1 the distorted mean is that of the best
     of n draws, of 1 - n that of the worst.
 
-    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; the inverse of the
-    distributions of the greatest and the least of n uniform draws, David & Nagaraja (2003), equations 2.1.1 and 2.1.2,
-    https://doi.org/10.1002/0471722162
+    Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; as the best of several
+    draws: GX-Chen et al. (2026), equation 17, https://arxiv.org/abs/2606.03962
 
     >>> print(power(0.25, 1.0), power(0.75, -1.0))
     0.5 0.5

@@ -28,8 +28,9 @@ def gauss_seidel_value_iteration(
     With fewer blocks the states of a block are backed up together; `blocks=1` is `value_iteration`. A sweep still
     contracts by b, and the proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration`
     below discount 1.
-    Source: Puterman (1994), the algorithm of section 6.3.3, https://doi.org/10.1002/9780470316887; its backup: Sutton
-    & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html
+
+    Source: Puterman (1994), the algorithm of section 6.3.3, https://doi.org/10.1002/9780470316887; its backup: Sutton &
+    Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(gauss_seidel_value_iteration(loop, 0.5).values[0]), 5)
@@ -75,9 +76,10 @@ def prioritised_sweeping(
     The proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration` below discount 1.
     `iterations` counts backups, S of which are a sweep for `max_iterations`. A known model's predecessors are listed,
     in memory [S, largest number of them]; a traced one's are looked for at every backup, which then costs a sweep.
+
     Source: Sutton & Barto (2018), the algorithm of section 8.4 with the backup of equation 4.10,
-    http://incompleteideas.net/book/the-book-2nd.html;
-    Moore & Atkeson (1993), https://doi.org/10.1007/BF00993104, with a known model
+    http://incompleteideas.net/book/the-book-2nd.html; Moore & Atkeson (1993), https://doi.org/10.1007/BF00993104, with
+    a known model
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(prioritised_sweeping(loop, 0.5).values[0]), 5)

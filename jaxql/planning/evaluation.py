@@ -37,7 +37,8 @@ def policy_evaluation(
     Args: `policy` [S] of action indices or [S, A] of probabilities; `discount` in [0, 1]; `tolerance` and
       `max_iterations` are for sweeps.
     Raises: UserError for a model, policy, discount or method that makes no sense, and for sweeps at discount 1.
-    Source: Sutton & Barto (2018), equation 4.4, solved as linear equations.
+
+    Source: Sutton & Barto (2018), equation 4.4, solved as linear equations,
     http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))

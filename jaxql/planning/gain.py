@@ -52,8 +52,9 @@ def relative_value_iteration(
     Args: `tolerance` > 0, in the unit of the reward; `max_iterations` >= 1; `laziness` in [0, 1).
     Returns: `AverageSolution` in the dtype of the rewards.
     Raises: UserError for a model or setting that makes no sense.
-    Source: Puterman (1994), section 8.5, theorem 8.5.5 and (for laziness) section 8.5.4.
-    https://doi.org/10.1002/9780470316887
+
+    Source: Puterman (1994), the algorithm of section 8.5.5, the bounds of equations 8.4.4 and 8.4.5, and (for laziness)
+    section 8.5.4, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[3.0]]], [[[False]]], [1.0])))
     >>> float(relative_value_iteration(loop).gain)

@@ -17,7 +17,7 @@ def check(mdp: MDP) -> None:
     divide by the sum); rewards must be finite;
     successors, those with probability 0 too, must be states.
 
-    Source: Sutton & Barto (2018), equation 3.3. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 3.3, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check(MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [2.0]))))
     Traceback (most recent call last):
@@ -60,7 +60,7 @@ def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
     Args: an id, with `env_kwargs` for `gymnasium.make`, or an env, which is left open.
     Raises: UserError if there is no such env, it has no P, or P is not its whole truth (Taxi's fickle passenger).
 
-    Source: Sutton & Barto (2018), equation 3.2. http://incompleteideas.net/book/the-book-2nd.html; the tables:
+    Source: Sutton & Barto (2018), equation 3.2, http://incompleteideas.net/book/the-book-2nd.html; the tables:
     https://gymnasium.farama.org/environments/toy_text
 
     >>> lake = from_gymnasium("FrozenLake-v1")

@@ -17,7 +17,8 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
     """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
 
     Args: `values` [..., S]; `discount` scalar in [0, 1]. Returns q [..., S, A].
-    Source: Sutton & Barto (2018), equation 4.6.
+
+    Source: Sutton & Barto (2018), equation 4.6, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(action_values(loop, np.ones(1), 0.5)[0, 0])
@@ -47,7 +48,7 @@ def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
 def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
     """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [..., S]; `policy` is [S] of action indices or [S, A] of probabilities.
 
-    Source: Sutton & Barto (2018), equation 4.5. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 4.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> bellman_expectation(loop, np.array([0]), np.ones(1), 0.5).tolist()
@@ -59,7 +60,7 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
 def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
     """(T q)(s, a) = sum_k p (r + discount max_b q[next, b]), [..., S, A] -> [..., S, A]: monotone, a contraction.
 
-    Source: Sutton & Barto (2018), equation 3.20. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 3.20, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0], [0]]], [[[1.0], [1.0]]], [[[2.0], [0.0]]], [[[False], [False]]], [1.0])))
     >>> bellman_optimality_q(loop, np.array([[4.0, 2.0]]), 0.5).tolist()
@@ -71,8 +72,9 @@ def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
 def bellman_expectation_q(mdp: MDP, policy: Array, q_values: Array, discount) -> Array:
     """(T_pi q)(s, a) = sum_k p (r + discount sum_b pi[next, b] q[next, b]), [..., S, A] -> [..., S, A].
 
-    `policy` is [S] of action indices or [S, A] of probabilities. Source: Sutton & Barto (2018), exercise 3.17, the
-    Bellman equation for action values.
+    `policy` is [S] of action indices or [S, A] of probabilities.
+
+    Source: Bellemare, Dabney & Munos (2017), equation 2, https://arxiv.org/abs/1707.06887
 
     >>> loop = MDP(*map(np.asarray, ([[[0], [0]]], [[[1.0], [1.0]]], [[[2.0], [0.0]]], [[[False], [False]]], [1.0])))
     >>> bellman_expectation_q(loop, np.array([1]), np.array([[4.0, 2.0]]), 0.5).tolist()
@@ -98,8 +100,7 @@ def _of_states(mdp, name, x, rank):
 def average(policy: Array, q: Array) -> Array:
     """Mean [..., S] of q [..., S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
 
-    Source: Sutton & Barto (2018), exercise 3.18 and the outer sum of equation 3.14.
-    http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 7.8, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
@@ -121,7 +122,7 @@ def greedy_policy(q: Array, tie: str = "lowest") -> Array:
 
     Raises UserError for any other `tie`.
 
-    Source: Sutton & Barto (2018), equation 4.9. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 4.9, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> greedy_policy(np.array([[1.0, 1.0, 0.0]]), tie="uniform").tolist()
     [[0.5, 0.5, 0.0]]

@@ -17,8 +17,10 @@ from jaxql.types import MDP, Array
 def softmax_policy(q: Array, temperature=1.0) -> Array:
     """pi[s, a] proportional to exp(q[s, a] / temperature): [S, A] -> [S, A]; -inf in q is never chosen.
 
-    Raises: UserError unless `temperature` > 0. Source: Sutton & Barto (2018), equation 13.2, with q / temperature for
-    preferences. http://incompleteideas.net/book/the-book-2nd.html
+    Raises: UserError unless `temperature` > 0.
+
+    Source: Sutton & Barto (2018), equation 13.2, with q / temperature for preferences,
+    http://incompleteideas.net/book/the-book-2nd.html
 
     >>> softmax_policy(np.array([[1.0, 1.0]])).tolist()
     [[0.5, 0.5]]
@@ -33,8 +35,9 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
 def epsilon_soft_policy(q: Array, epsilon, tie: str = "lowest") -> Array:
     """pi[s, a] = epsilon / A + (1 - epsilon) greedy[s, a]: [S, A] -> [S, A]; ties as in `greedy_policy`.
 
-    Raises: UserError unless `epsilon` is in [0, 1]. Source: Sutton & Barto (2018), the weights in equation 5.2.
-    http://incompleteideas.net/book/the-book-2nd.html
+    Raises: UserError unless `epsilon` is in [0, 1].
+
+    Source: Sutton & Barto (2018), the weights in equation 5.2, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> epsilon_soft_policy(np.array([[0.0, 1.0]]), 0.5).tolist()
     [[0.25, 0.75]]
@@ -54,9 +57,11 @@ def stationary_distribution(mdp: MDP, policy: Array) -> Array:
     An episode that ends is followed by another, so the steps after an end are distributed as `start`. Solved exactly,
     in [S, S] memory. NaN where it is not unique: a policy that may settle in either of two places.
 
-    Args: `policy` [S] of action indices or [S, A] of probabilities. Returns: [S] in the dtype of the rewards.
+    Args: `policy` [S] of action indices or [S, A] of probabilities.
+    Returns: [S] in the dtype of the rewards.
     Raises: UserError for a model or policy that makes no sense.
-    Source: Sutton & Barto (2018), equation 10.8. http://incompleteideas.net/book/the-book-2nd.html
+
+    Source: Sutton & Barto (2018), equation 10.8, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> stationary_distribution(loop, np.array([0])).tolist()
@@ -80,7 +85,8 @@ def discounted_occupancy(mdp: MDP, policy: Array, discount, start: Array | None 
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; `start` [S], the model's own if None.
     Raises: UserError for a model, policy, discount or start that makes no sense.
-    Source: Sutton & Barto (2018), equation 9.2 with the discount as a factor of its second term.
+
+    Source: Sutton & Barto (2018), equation 9.2 with the discount as a factor of its second term,
     http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))

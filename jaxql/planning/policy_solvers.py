@@ -26,8 +26,9 @@ def modified_policy_iteration(
 
     It starts from a constant V <= T V, whence V rises to V* whatever m is. Promises, arguments and errors are those of
     `value_iteration` below discount 1; `iterations` counts the sweeps over all actions.
-    Source: Puterman (1994), the algorithm of section 6.5.1, https://doi.org/10.1002/9780470316887; its sweeps: Sutton
-    & Barto (2018), equations 4.5 and 4.10, http://incompleteideas.net/book/the-book-2nd.html
+
+    Source: Puterman (1994), the algorithm of section 6.5.1, https://doi.org/10.1002/9780470316887; its sweeps: Sutton &
+    Barto (2018), equations 4.5 and 4.10, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(modified_policy_iteration(loop, 0.5).values[0]), 5)
@@ -58,10 +59,10 @@ def policy_iteration(
     eight times as slowly as value iteration's, whatever BiCGSTAB does; usually it falls as fast as in Newton's method.
 
     Promises, arguments and errors are those of `value_iteration` below discount 1; `iterations` counts policies.
-    Source: Puterman (1994), the algorithm of section 6.4.1, https://doi.org/10.1002/9780470316887; its steps: Sutton
-    & Barto (2018), equations 4.4 and 4.9, http://incompleteideas.net/book/the-book-2nd.html; inexactly:
-    Gargiani et al. (2022), https://arxiv.org/abs/2211.04299; BiCGSTAB: van der Vorst (1992),
-    https://doi.org/10.1137/0913035
+
+    Source: Puterman (1994), the algorithm of section 6.4.1, https://doi.org/10.1002/9780470316887; its steps: Sutton &
+    Barto (2018), equations 4.4 and 4.9, http://incompleteideas.net/book/the-book-2nd.html; inexactly: Gargiani et al.
+    (2022), https://arxiv.org/abs/2211.04299; BiCGSTAB: van der Vorst (1992), https://doi.org/10.1137/0913035
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(policy_iteration(loop, 0.5).values[0]), 5)

@@ -21,8 +21,10 @@ def start_returns(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp"
     """Expected return [S] of an episode that starts in each state, exactly: the backward recursion over the step limit.
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; `step_limit` "mdp" (the model's own), an int >= 0,
-    or None, which means none: then `policy_evaluation` answers. Raises: UserError as there.
-    Source: Puterman (1994), equation 4.2.1. https://doi.org/10.1002/9780470316887
+    or None, which means none: then `policy_evaluation` answers.
+    Raises: UserError as there.
+
+    Source: Puterman (1994), equation 4.2.1, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> start_returns(loop, np.array([0]), step_limit=3).tolist()
@@ -40,7 +42,9 @@ def start_returns(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp"
 def expected_return(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "mdp") -> Array:
     """Mean of `start_returns` over the start distribution, a scalar: what infinitely many episodes would average.
 
-    Arguments and errors are those of `start_returns`. Source: Puterman (1994), equation 4.2.1, averaged over the start.
+    Arguments and errors are those of `start_returns`.
+
+    Source: Puterman (1994), equation 4.2.1, averaged over the start, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(expected_return(loop, np.array([0]), step_limit=3))
@@ -52,9 +56,10 @@ def expected_return(mdp: MDP, policy: Array, discount=1.0, step_limit: Any = "md
 def success_probability(mdp: MDP, policy: Array, step_limit: Any = "mdp") -> Array:
     """Probability that an episode succeeds: earns the reward 1 that ends it, where all else earns 0 (FrozenLake).
 
-    It is then the expected undiscounted return. Raises: UserError if the model pays anything else, or pays and goes on.
+    It is then the expected undiscounted return.
+    Raises: UserError if the model pays anything else, or pays and goes on.
 
-    Source: Puterman (1994), equation 4.2.1, with success as the only reward. https://doi.org/10.1002/9780470316887
+    Source: Puterman (1994), equation 4.2.1, with success as the only reward, https://doi.org/10.1002/9780470316887
 
     >>> coin = MDP(*map(np.asarray, ([[[0, 0]]], [[[0.5, 0.5]]], [[[1.0, 0.0]]], [[[True, False]]], [1.0])))
     >>> float(success_probability(coin, np.array([0]), step_limit=2))
@@ -72,7 +77,8 @@ def best_return(mdp: MDP, discount=1.0, step_limit: Any = "mdp") -> Array:
 
     Backward induction over `step_limit` ("mdp": the model's own), or without one `value_iteration`.
     Raises: UserError as `value_iteration`, and if at discount 1 without a step limit no optimum could be proven.
-    Source: Puterman (1994), equation 4.5.1, averaged over the start. https://doi.org/10.1002/9780470316887
+
+    Source: Puterman (1994), equation 4.5.1, averaged over the start, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> float(best_return(loop, step_limit=3))
@@ -94,7 +100,9 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
     """Optimal values [horizon + 1, S] with 0, 1, ..., horizon steps to go: v[0] = 0, v[h + 1] = T v[h].
 
     With h + 1 steps to go the best action is greedy in `action_values(mdp, v[h], discount)`: it depends on the clock.
-    Raises: UserError for a model, horizon or discount that makes no sense. Source: Puterman (1994), equation 4.5.1.
+    Raises: UserError for a model, horizon or discount that makes no sense.
+
+    Source: Puterman (1994), equation 4.5.1, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
     >>> finite_horizon(loop, 2).tolist()

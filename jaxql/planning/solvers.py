@@ -86,8 +86,9 @@ def value_iteration(
     Returns: `Solution` in the dtype of the rewards.
     Raises: UserError for a model, discount or tolerance that makes no sense, and at discount 1 for a model with a state
       from which no actions lead to an end, nor to where nothing more is earned.
+
     Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; its bounds:
-    Puterman (1994), section 6.6. https://doi.org/10.1002/9780470316887
+    Puterman (1994), section 6.6, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(value_iteration(loop, 0.5).values[0]), 5)
@@ -103,7 +104,7 @@ def q_iteration(
 
     Arguments, promises and errors are those of `value_iteration`, and the sweeps too, but it may take more to stop.
 
-    Source: Sutton & Barto (2018), equation 3.20, as an update. http://incompleteideas.net/book/the-book-2nd.html
+    Source: Sutton & Barto (2018), equation 3.20, as an update, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(q_iteration(loop, 0.5).q_values[0, 0]), 5)
@@ -171,8 +172,9 @@ def loss_bounds(mdp: MDP, values: Array, discount) -> sweeps.Bounds:
 
     Returns: `Bounds`, floats of the dtype of the rewards: `error`, `loss` and `span_loss` as `value_iteration` has
     them, and `below` <= V* - T values <= `above`; all infinite where no contraction is proven.
-    Raises: UserError for a model or discount that makes no sense. Source: Puterman (1994), section 6.6 and
-    proposition 6.6.5.
+    Raises: UserError for a model or discount that makes no sense.
+
+    Source: Puterman (1994), section 6.6 and proposition 6.6.5, https://doi.org/10.1002/9780470316887
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[1.0]]], [[[False]]], [1.0])))
     >>> round(float(loss_bounds(loop, np.zeros(1), 0.5).error), 5)

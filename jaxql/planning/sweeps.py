@@ -169,8 +169,9 @@ def bounds(table, low, high, noise, cast) -> Bounds:
     A constant c added to all values raises T v by between least c and most c, so that V* - T v <= most high /
     (1 - most) for high >= 0, or least high / (1 - least) below; likewise from below, and for V^pi, since T_pi v = T v
     up to rounding. Where no transition ends, least = most = discount: the classical bounds, whose width is the span
-    high - low. The others follow from max(high, -low). Source: Puterman (1994), theorem 6.3.1, section 6.6
-    and proposition 6.6.5, there for rows that sum to the discount.
+    high - low. The others follow from max(high, -low).
+
+    Source: Puterman (1994), theorem 6.3.1, section 6.6 and proposition 6.6.5, there for rows that sum to the discount
     """
 
     def ever_after(change):

@@ -23,7 +23,7 @@ class Counts(NamedTuple):
 def empty_counts(num_states: int, num_actions: int) -> Counts:
     """Counts of nothing.
 
-    Source: Jaksch, Ortner & Auer (2010), figure 1, https://jmlr.org/papers/v11/jaksch10a.html
+    Source: Jaksch, Ortner & Auer (2010), figure 1, step 2, https://jmlr.org/papers/v11/jaksch10a.html
 
     >>> empty_counts(2, 3).transitions.shape
     (2, 3, 2)
@@ -38,7 +38,7 @@ def count(counts: Counts, state, action, reward, terminated, next_state, real) -
     Rows that are not `real` (a world resetting itself) are ignored. Only `terminated` counts as an end: a truncated
     episode merely stopped being watched.
 
-    Source: Jaksch, Ortner & Auer (2010), figure 1, https://jmlr.org/papers/v11/jaksch10a.html
+    Source: Jaksch, Ortner & Auer (2010), figure 1, steps 2 and 3, https://jmlr.org/papers/v11/jaksch10a.html
 
     >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
     >>> int(seen.transitions[0, 0, 1]), float(seen.rewards[0, 0, 1]), int(seen.ends[0, 0, 1])
@@ -70,8 +70,9 @@ def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=N
       step_limit: of the episodes, or None.
 
     Raises: UserError for another `unvisited`.
-    Source: Jaksch, Ortner & Auer (2010), figure 1, https://jmlr.org/papers/v11/jaksch10a.html; the optimistic model:
-    Brafman & Tennenholtz (2002), https://jmlr.org/papers/v3/brafman02a.html
+
+    Source: Jaksch, Ortner & Auer (2010), figure 1, step 3, https://jmlr.org/papers/v11/jaksch10a.html; the optimistic
+    model: Brafman & Tennenholtz (2002), https://jmlr.org/papers/v3/brafman02a.html
 
     >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
     >>> empirical_mdp(seen).probability[0, 0].tolist()

@@ -17,6 +17,7 @@ def dyna_q_update(q, counts: Counts, key, discount, learning_rate, steps: int) -
     Args: `q` [S, A]; `counts` of real transitions; `key` of the draws; `discount` gamma, a number; `learning_rate` a
     number or [steps]; `steps` a Python integer.
     Returns: the new q, and the TD errors [steps]. Before anything was counted q stays and the errors are 0.
+
     Source: Sutton & Barto (2018), the algorithm of section 8.2, its step (f), which is equation 6.8,
     http://incompleteideas.net/book/the-book-2nd.html
 

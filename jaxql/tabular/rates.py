@@ -62,6 +62,7 @@ def robbins_monro(omega) -> Callable:
 
     Args: `omega` in (0.5, 1]; near 0.5 errors of the start are forgotten fastest. A traced omega is not checked.
     Raises: UserError for another omega.
+
     Source: Sutton & Barto (2018), the conditions of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html;
     this rate: Even-Dar & Mansour (2003), section 3, https://www.jmlr.org/papers/v5/evendar03a.html
 

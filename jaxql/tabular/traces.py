@@ -34,6 +34,7 @@ def watkins_q_lambda_update(
     Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `real`
     [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
     Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
+
     Source: Sutton & Barto (1998), figure 7.14, http://incompleteideas.net/book/ebook/node78.html; Watkins (1989),
     chapter 7
 

@@ -31,6 +31,7 @@ def q_learning_update(q, state, action, reward, discount, next_state, real, lear
     Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
     a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
     Returns: the new q, and the TD errors [B], 0 where not `real`.
+
     Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html; Watkins & Dayan
     (1992), https://doi.org/10.1007/BF00992698
 
@@ -118,7 +119,9 @@ def double_q_learning_update(
 
     Args: `q` [2, S, A]; `key` of the B coins; the rest as in `q_learning_update`.
     Returns: the new q [2, S, A], and the TD errors [B], 0 where not `real`.
-    Source: van Hasselt (2010), algorithm 1, https://proceedings.neurips.cc/paper/2010/hash/091d584fced301b442654dd8c23b3fc9-Abstract.html
+
+    Source: Sutton & Barto (2018), equation 6.10, http://incompleteideas.net/book/the-book-2nd.html; van Hasselt (2010),
+    algorithm 1, https://proceedings.neurips.cc/paper/2010/hash/091d584fced301b442654dd8c23b3fc9-Abstract.html
 
     >>> q, errors = double_q_learning_update(
     ...     jnp.zeros((2, 2, 1)), jax.random.key(0), *map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True])), 0.5)
@@ -149,6 +152,7 @@ def n_step_q_learning_update(
     `terminated`, `truncated`, `real` [B, T]; `n` a positive Python integer; `gamma` a number; `learning_rate` a number
     or [B, T].
     Returns: the new q, and the TD errors [B, T], 0 where not `real`.
+
     Source: Sutton & Barto (2018), equations 7.4 and 7.5 with the maximum as bootstrap,
     http://incompleteideas.net/book/the-book-2nd.html
 
