@@ -209,7 +209,7 @@ def c51_loss(
     Args, as at the head of this module, and:
       apply: its output is logits [N, A, M].
       atoms: [M] in ascending order.
-      value: (atoms [M], probabilities [N, A, M]) -> [N, A], what a* maximises; see `distributional.cvar`.
+      value: (atoms [M], probabilities [N, A, M]) -> [N, A], what a* maximises; see `distributional.risk`.
       divergence: whether KL(target || Z(obs, action)) [N], Rainbow's priority, is given in place of the td_errors.
 
     Returns:
@@ -266,7 +266,7 @@ def quantile_loss(
         with the fractions [M] or [N, M] at which they were evaluated (IQN), or `Quantiles` with the probabilities of
         each too (FQF). With a key the network is asked thrice: online, target, and to choose the next action.
       kappa: threshold of the Huber loss, which is divided by it; 0 for absolute errors. It may be traced.
-      value: (quantiles [N, A, M], their probabilities or None) -> [N, A], what a* maximises; see `distributional.cvar`.
+      value: (quantiles [N, A, M], their probabilities or None) -> [N, A], what a* maximises; see `distributional.risk`.
 
     Returns:
       The loss, and (td_errors [N], q_values [N]): mean of the target - mean of Z(obs, action), and the latter.

@@ -434,6 +434,47 @@ def test_mean_and_variance_are_numpys():
         dist.cvar(jnp.ones((B, M)), jnp.ones((B, 1)), level=0.5)
 
 
+@few
+@given(seeds, st.floats(0.05, 1))
+def test_value_at_risk_is_numpys_quantile(seed, level):
+    rng = np.random.default_rng(seed)
+    values, probs = rng.normal(size=(B, M)), rng.dirichlet(np.ones(M), B)
+    got = at_risk(values, probs, level)
+    for x, p, found in zip(values, probs, got, strict=True):  # rounding may decide where a sum is as good as the level
+        near = np.clip(level * np.array([1 - 1e-5, 1 + 1e-5]), 0, 1)
+        low, high = np.quantile(x, near, method="inverted_cdf", weights=p)
+        assert low - TOLERANCE <= found <= high + TOLERANCE
+    equal = [dist.value_at_risk(np.arange(10.0, 0, -1), level=i / 10) for i in range(1, 11)]
+    close(equal, np.arange(1.0, 11))
+
+
+at_risk = jax.jit(lambda values, probs, level: dist.value_at_risk(values, probs, level=level))
+
+
+@few
+@given(seeds, st.sampled_from([-30.0, -1.0, -1e-3, 1e-3, 0.5, 3.0, 200.0]))
+def test_entropic_risk_is_its_definition_and_falls_as_beta_grows(seed, beta):
+    rng = np.random.default_rng(seed)
+    values, probs = rng.normal(size=(B, M)), rng.dirichlet(np.ones(M), B)
+    shift = (values.min if beta > 0 else values.max)(axis=-1, keepdims=True)
+    want = shift[:, 0] - np.log(np.sum(probs * np.exp(-beta * (values - shift)), -1)) / beta
+    close(certain(values, probs, beta), want, 10 * TOLERANCE)
+    close(jax.grad(lambda x: certain(x, probs, beta).sum())(values).sum(-1), np.ones(B))  # a sure gain adds itself
+    rising = [certain(values, probs, b) for b in (beta + 1, beta, beta - 1)]
+    assert jnp.all(jnp.diff(jnp.stack(rising), axis=0) > -TOLERANCE)
+
+
+certain = jax.jit(lambda values, probs, beta: dist.entropic(values, probs, beta=beta))
+
+
+def test_entropic_risk_at_its_limits():
+    values = jnp.array([[3.0, 1.0, 2.0], [-jnp.inf] * 3])  # the second action is illegal
+    for beta, want in (0.0, 2.0), (1e-6, 2.0), (1e30, 1.0), (-1e30, 3.0):
+        close(dist.entropic(values, beta=beta), [want, -np.inf], 1e-6)
+    rare = jnp.array([1e-12, 1.0, 0.0])  # and a value that never comes
+    close(dist.entropic(jnp.array([-50.0, 0.0, -jnp.inf]), rare, beta=1.0), -np.log(1e-12 * np.exp(50.0) + 1))
+
+
 DISTORTIONS = {  # name: (ours, by its definition, neutral eta, other etas)
     "power": (
         dist.power,

@@ -37,8 +37,10 @@ from jaxql.distributional.risk import (
     cpw as cpw,
     cvar as cvar,
     distorted_mean as distorted_mean,
+    entropic as entropic,
     mean as mean,
     power as power,
+    value_at_risk as value_at_risk,
     variance as variance,
     wang as wang,
 )

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
-from jaxql.bellman.core import batched, product
+from jaxql.bellman.core import batched, product, promoted
 from jaxql.types import Array
 
 
@@ -90,6 +90,62 @@ def cvar(values, probs=None, *, level) -> Array:
     values, probs, upto = _ascending(values, probs)
     counted = jnp.clip(jnp.asarray(level, upto.dtype) - (upto - probs), 0, probs)
     return jnp.sum(product(counted / jnp.sum(counted), values))
+
+
+@_reading
+def value_at_risk(values, probs=None, *, level) -> Array:
+    """Value at risk [...]: the lower quantile F^-1(level), the least x with P(Z <= x) >= level.
+
+    Args:
+      values: [..., N], in any order.
+      probs: [..., N]; 1 / N each if None. Their sums are compared with the level up to rounding.
+      level: 0 < level <= 1, a number that may be traced.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Rockafellar & Uryasev (2000), equation 2, https://doi.org/10.21314/JOR.2000.038
+
+    >>> print(value_at_risk(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
+    2.0
+    """
+    values, _, upto = _ascending(*promoted(values, probs))
+    least = jnp.asarray(level, upto.dtype) * (1 - 8 * jnp.finfo(upto.dtype).eps)
+    return values[jnp.argmax(upto >= least * upto[-1])]
+
+
+@_reading
+def entropic(values, probs=None, *, beta) -> Array:
+    """Entropic risk [...] as a certain value: -log(sum_i probs_i exp(-beta values_i)) / beta.
+
+    Positive beta is averse to risk, negative beta seeks it; at 0 it is the mean, and near 0 less beta / 2 variances;
+    as beta grows it falls to the least value. Values of probability 0 do not count.
+
+    Args:
+      values: [..., N].
+      probs: [..., N]; 1 / N each if None.
+      beta: a number that may be traced, in units of 1 / value.
+
+    Raises:
+      ValueError: lengths or batch axes differ.
+
+    Source: Detlefsen & Scandolo (2005), section 5, in the text, less its sign,
+    https://doi.org/10.1007/s00780-005-0159-6
+
+    >>> print(f"{entropic(jnp.array([0.0, 1.0]), beta=1.0):.4f} {entropic(jnp.array([0.0, 1.0]), beta=0.0)}")
+    0.3799 0.5
+    """
+    beta = jnp.asarray(beta, probs.dtype)
+    end = jnp.where(beta < 0, -jnp.inf, jnp.inf)  # of values that do not count, and are therefore not the heaviest
+    possible = jnp.where(probs > 0, values, end)
+    heaviest = jax.lax.stop_gradient(jnp.where(beta < 0, jnp.max(possible), jnp.min(possible)))
+    sound = jnp.isfinite(heaviest) & (beta != 0)
+    slope, shift = jnp.where(sound, beta, 1), jnp.where(sound, heaviest, 0)
+    excess = -slope * jnp.where((probs > 0) & sound, values - shift, 0)  # at most 0
+    small = jnp.sum(probs * jnp.expm1(excess))
+    rest = jnp.where(small < -0.5, jnp.log(jnp.sum(probs * jnp.exp(excess))), jnp.log1p(jnp.maximum(small, -0.5)))
+    certain = shift - rest / slope
+    return jnp.where(sound, certain, jnp.where(beta == 0, mean(values, probs), heaviest))
 
 
 @_reading
