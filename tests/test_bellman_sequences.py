@@ -539,6 +539,10 @@ def test_dtypes_of_every_kind_are_taken():
     ):
         assert got.dtype == jnp.bfloat16
         assert got.shape == (B, T)
+    x = {key: jnp.asarray(value, int if value.dtype == int else jnp.bfloat16) for key, value in x.items()}
+    for name in FUNCTIONS:
+        got = jax.eval_shape(functools.partial(call, name), x | {"r_t": r, "discount_t": d})
+        assert (got.dtype, got.shape) == (jnp.bfloat16, (B, T)), name
 
 
 @pytest.mark.parametrize(
