@@ -278,6 +278,16 @@ def test_checked_reports_an_action_that_is_none(wrap):
     assert not jax.make_jaxpr(f)(q, jnp.array([0, 1, 1]), ones, ones, q).effects  # they slow every call of a compiled f
 
 
+@pytest.mark.parametrize(("dtype", "actions"), [(jnp.uint8, 256), (jnp.int8, 128), (jnp.int8, 300), (jnp.uint16, 3)])
+def test_checked_counts_actions_of_small_integers(dtype, actions):
+    run, q = bellman.checked(bellman.q_learning), jnp.arange(float(actions))
+    assert run(q, dtype(2), 0.0, 0.0, q) == -2
+    wrong = dtype(-3) if dtype == jnp.int8 else dtype(7)
+    if dtype != jnp.uint8:  # all of which are actions
+        with pytest.raises(ValueError, match="an action is not in 0"):
+            run(q, wrong, 0.0, 0.0, q)
+
+
 def test_checked_reaches_every_action_of_a_sequence():
     q, ones, a = jnp.ones((3, 2)), jnp.ones(3), jnp.array([0, 1, 1])
     run = bellman.checked(functools.partial(bellman.sarsa_lambda, lambda_=0.5))
@@ -292,6 +302,31 @@ def test_terminal_bootstrap_is_ignored_even_if_infinite():
     assert bellman.q_learning(q, 0, 1.0, 0.0, jnp.array([jnp.inf, 0.0])) == 1.0
     assert bellman.q_learning(q, 0, 1, False, jnp.array([jnp.nan, 0.0])) == 1.0
     assert bellman.expected_sarsa(q, 0, 1.0, 0.5, jnp.array([-jnp.inf, 4.0]), jnp.array([0.0, 1.0])) == 3.0
+
+
+def test_past_an_end_a_stopped_target_has_no_gradient_whatever_it_held():
+    q = jnp.zeros(2)
+    for equation in bellman.q_learning, bellman.soft_q_learning, functools.partial(bellman.qv_max, 0.0):
+        row = () if isinstance(equation, functools.partial) else (q, 0)
+        for rubbish in jnp.inf, jnp.nan:
+            into = jax.grad(lambda q_t: equation(*row, 1.0, 0.0, q_t))(jnp.array([rubbish, 1.0]))  # noqa: B023
+            assert not jnp.any(into)
+
+
+@pytest.mark.parametrize("name", ["soft_q_learning", "munchausen_q_learning"])
+def test_an_illegal_action_leaves_the_slope_in_the_temperature(name):
+    """As if there were no such action: exp(-inf / temperature) is 0 at every temperature."""
+    equation, q = getattr(bellman, name), jnp.array([1.0, 2.0, -jnp.inf])
+
+    def error(temperature, q):
+        values = (q, q / 2) if name.startswith("munchausen") else (q,)
+        options = {"floor": -9.0} if name.startswith("munchausen") else {}
+        q_tm1 = jnp.zeros(len(q))
+        return equation(q_tm1, 0, 1.0, 0.9, *values, temperature=temperature, stop_target_gradients=False, **options)
+
+    slope = jax.grad(error)(0.5, q)
+    np.testing.assert_allclose(slope, jax.grad(error)(0.5, q[:2]), rtol=1e-6)
+    np.testing.assert_allclose(slope, (error(0.51, q) - error(0.49, q)) / 0.02, rtol=1e-3)
 
 
 def test_integer_rewards_and_boolean_discounts_are_promoted():
@@ -350,6 +385,8 @@ def test_an_empty_axis_is_refused_by_name_and_an_empty_batch_is_not():
 
 
 def test_the_last_value_of_discounted_returns_is_one_a_sequence_or_one_a_step():
+    both = bellman.discounted_returns(jnp.ones(2), jnp.full((2, 2), 0.5), jnp.array([8.0, 0.0]))  # one a sequence
+    np.testing.assert_allclose(both, [[3.5, 5.0], [1.5, 1.0]])
     rewards, discounts = jnp.ones((2, 3)), jnp.full((2, 3), 0.5)
     each = bellman.discounted_returns(rewards, discounts, jnp.array([8.0, 0.0]))
     np.testing.assert_allclose(each, [[2.75, 3.5, 5.0], [1.75, 1.5, 1.0]])

@@ -563,9 +563,36 @@ def test_shapes_that_do_not_fit_are_refused_by_name(function, change, message):
         jax.jit(functools.partial(call, function))(sequences(13) | change)
 
 
-def test_empty_windows_are_refused():
-    with pytest.raises(ValueError, match="n is 0"):
-        bellman.n_step_bootstrapped_returns(jnp.ones(3), jnp.ones(3), jnp.ones(3), 0)
+@pytest.mark.parametrize("n", [0, -1, 1.5])
+def test_windows_of_no_whole_number_of_steps_are_refused(n):
+    with pytest.raises(ValueError, match=f"n is {n}"):
+        bellman.n_step_bootstrapped_returns(jnp.ones(3), jnp.ones(3), jnp.ones(3), n)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_sequence_may_be_one_step_long(name):
+    x = sequences(15)
+    short = {key: value[:, : value.shape[1] - T + 1] for key, value in x.items()}
+    got = jax.jit(functools.partial(call, name))(short)
+    apart = {key: value[:, T - 1 :] for key, value in x.items()}  # the last step of a longer one
+    whole = call(name, x | {"rho_tm1": np.ones((B, T))})
+    np.testing.assert_allclose(call(name, apart | {"rho_tm1": np.ones((B, 1))}), whole[:, -1:], atol=TOLERANCE)
+    assert got.shape == (B, 1) and jnp.all(jnp.isfinite(got))
+
+
+def test_gradients_stay_finite_where_only_a_trace_or_a_stopped_target_overflows():
+    one, rho = jnp.ones(2), jnp.array([100.0])
+    for stop in True, False:
+        args = one, jnp.ones(1), one, one, one / 2
+        slope = jax.grad(lambda rho: bellman.retrace_continuous(*args, rho, 1.0, stop).sum())(rho)  # noqa: B023
+        assert slope == 0  # the trace is cut at 1
+
+    def errors(w):  # a value so large that the inverse of the scale is infinite, past an end
+        q_t, a = w * jnp.array([[100.0, 0.0]]), jnp.array([0])
+        pair = bellman.SIGNED_LOGP1_PAIR
+        return bellman.transformed_q_lambda(w * jnp.ones((1, 2)), a, one[:1], 0 * one[:1], q_t, 0.9, tx_pair=pair).sum()
+
+    assert jax.grad(errors)(1.0) == -1
 
 
 def test_without_a_batch_axis_an_argument_is_shared():

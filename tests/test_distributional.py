@@ -251,6 +251,12 @@ def test_quantile_huber_is_its_definition_and_rlax_scaled(kappa):
     close(dist.quantile_regression_loss(*args, kappa), np.array(want) * (kappa or 1))
 
 
+@pytest.mark.parametrize(("dtype", "kappa", "error"), [(jnp.bfloat16, 1.0, 1e-3), (jnp.float32, 1e3, 1e-5)])
+def test_the_slope_of_a_small_error_does_not_cancel(dtype, kappa, error):
+    loss = lambda x: dist.quantile_huber(x, jnp.array([0.5], dtype), jnp.array([error], dtype), kappa=kappa)  # noqa: E731
+    np.testing.assert_allclose(jax.grad(loss)(jnp.zeros(1, dtype))[0], -0.5 * error / kappa, rtol=1e-2)
+
+
 def test_kappa_may_be_traced():
     x = arguments(5)
     args = x["dist_src"], x["tau_src"], x["dist_target"]
@@ -430,6 +436,9 @@ def test_mean_and_variance_are_numpys():
     atoms = np.linspace(-2, 2, M)  # shared by the batch
     close(dist.mean(atoms, dist.probabilities(x["q_logits_t"])), dist.categorical_mean(x["q_logits_t"], atoms))
     assert dist.mean(jnp.array([1.0, jnp.inf]), jnp.array([1.0, 0.0])) == 1
+    with_rubbish = jnp.array([0.0, 1.0, -jnp.inf]), jnp.array([0.5, 0.5, 0.0])
+    assert dist.variance(*with_rubbish) == 0.25
+    close(jax.grad(dist.variance)(*with_rubbish), [-0.5, 0.5, 0.0])
     with pytest.raises(ValueError, match="cvar: probs has shape"):
         dist.cvar(jnp.ones((B, M)), jnp.ones((B, 1)), level=0.5)
 
@@ -543,6 +552,7 @@ def test_fraction_loss_has_the_slope_of_the_wasserstein_error():
     assert not jnp.any(into)
     with pytest.raises(ValueError, match="at_taus 3, not 4"):
         dist.fraction_loss(taus, jnp.ones(4), jnp.ones(4))
+    assert dist.fraction_loss(jnp.array([0.0, 1.0]), jnp.zeros(0), jnp.ones(1)) == 0  # nothing between the ends
 
 
 def test_gradients_stop_at_the_target_unless_asked():

@@ -197,12 +197,17 @@ def test_dtypes_and_gradients():
     assert slope == 1  # only row 0 takes two rewards, 1 + gamma
     slopes = jax.grad(lambda r: jnp.sum(n_step_windows(r, *flags, 2, 0.5).reward))(jnp.ones(3))
     np.testing.assert_allclose(slopes, [1, 1.5, 1])
+    end, real = jnp.array([True, False]), jnp.array([True, False])  # the reset row holds rubbish
+    rubbish = jnp.array([1.0, jnp.nan]), end, end & False, real
+    for build in (lambda g: n_step_windows(*rubbish, 2, g), lambda g: lambda_windows(*rubbish, g)):
+        assert jax.grad(lambda g: jnp.sum(build(g).reward))(0.9) == 0  # noqa: B023
 
 
 def test_bad_arguments_are_refused_by_name():
     no = jnp.zeros(3, bool)
-    with pytest.raises(ValueError, match="n is 0"):
-        n_step_windows(jnp.ones(3), no, no, ~no, 0, 0.9)
+    for n in 0, 2.5:
+        with pytest.raises(ValueError, match=f"n is {n}"):
+            n_step_windows(jnp.ones(3), no, no, ~no, n, 0.9)
     with pytest.raises(ValueError, match="real has shape"):
         lambda_windows(jnp.ones(3), no, no, ~no[:2], 0.9)
     with pytest.raises(ValueError, match="truncated has shape"):

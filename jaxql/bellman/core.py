@@ -18,7 +18,8 @@ def batched(*cores):
     A parameter's own axes are a number of them, or a string with a letter for each, where equal letters must have
     equal lengths: "TA" is [T, A]; "T?" is a number, shared by the whole batch, or [T]; None is an option among data.
     The axes before its own are the batch: the same for all arguments, or absent. Anything else raises ValueError, for
-    a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B], and so does an axis of length 0.
+    a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B], and so does an axis of length 0,
+    unless it is S, what lies between the entries of another.
     Parameters after the leading ones are options, shared by the whole batch: a number each, or what is no array.
     Integers and booleans are promoted where the equation computes with them.
     """
@@ -68,7 +69,7 @@ def _batches(equation, arrays, cores_of):
                 f"them the batch axes {full} of the other arguments, or none"
             )
         for letter, length in zip(axes[name], x.shape[x.ndim - rank :], strict=True):
-            if length == 0:
+            if length == 0 and letter != "S":
                 raise ValueError(f"{equation}: {name} has shape {x.shape}; an axis of its own is empty")
             if letter != " " and lengths.setdefault(letter, length) != length:
                 raise ValueError(
@@ -88,15 +89,29 @@ def bootstrap(r_t, discount_t, v_t):
     return r_t + product(discount_t, v_t)
 
 
+def either(condition, x, y):
+    """x where `condition` is true, which may be traced, else y; one that is known leaves no gradient of the other."""
+    if isinstance(condition, jax.core.Tracer):
+        return jnp.where(condition, x, y)
+    return x if condition else y
+
+
 def stopped(target, stop):
-    """The target as a constant where `stop` is true, which may be traced."""
-    return jnp.where(stop, jax.lax.stop_gradient(target), target)
+    """The target as a constant where `stop` is true."""
+    return either(stop, jax.lax.stop_gradient(target), target)
+
+
+def check_steps(equation, n):
+    """Raises ValueError unless n is a number of steps."""
+    if not hasattr(n, "__index__") or n < 1:
+        raise ValueError(f"{equation}: n is {n}; a window has a whole number of steps, at least 1")
 
 
 def check_index(what, i, length):
     """Under `checked`: i [...] must be in 0 .. length - 1."""
     if _CHECKING.get():
-        checkify.check(jnp.all((i >= 0) & (i < length)), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)
+        within = (i >= 0) & (i <= jnp.minimum(length - 1, jnp.iinfo(i.dtype).max).astype(i.dtype))
+        checkify.check(jnp.all(within), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)
 
 
 def taken(x, a):

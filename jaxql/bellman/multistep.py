@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxql.bellman.core import batched, bootstrap, product, promoted, stopped, taken
+from jaxql.bellman.core import batched, bootstrap, check_steps, either, product, promoted, stopped, taken
 from jaxql.types import Array
 
 # Steps of the recursions, from the last row to the first; outside of the equations, so that eager calls compile once.
@@ -60,9 +60,10 @@ def discounted_returns(r_t, discount_t, v_t, stop_target_gradients=False) -> Arr
     >>> print(discounted_returns(jnp.ones(3), jnp.full(3, 0.5), 8.0))
     [2.75 3.5  5.  ]
     """
-    r_t, v_t = jnp.asarray(r_t), jnp.asarray(v_t)
-    if v_t.shape in ((), r_t.shape[:-1]):
-        v_t = jnp.broadcast_to(v_t[..., None], r_t.shape)
+    r_t, discount_t, v_t = jnp.asarray(r_t), jnp.asarray(discount_t), jnp.asarray(v_t)
+    rows = max(r_t, discount_t, key=jnp.ndim)
+    if v_t.shape in ((), rows.shape[:-1]):
+        v_t = jnp.broadcast_to(v_t[..., None], rows.shape)
     return lambda_returns(r_t, discount_t, v_t, 1.0, stop_target_gradients)
 
 
@@ -87,8 +88,7 @@ def n_step_bootstrapped_returns(r_t, discount_t, v_t, n, lambda_t=1.0, stop_targ
     >>> print(n_step_bootstrapped_returns(jnp.ones(3), jnp.full(3, 0.5), jnp.full(3, 8.0), n=2))
     [3.5 3.5 5. ]
     """
-    if n < 1:
-        raise ValueError(f"n_step_bootstrapped_returns: n is {n}; a window has at least 1 step")
+    check_steps("n_step_bootstrapped_returns", n)
     r_t, discount_t, v_t, lambda_t = promoted(r_t, discount_t, v_t, lambda_t)
     length = r_t.shape[0]
 
@@ -198,7 +198,7 @@ def importance_corrected_td_errors(r_t, discount_t, rho_tm1, lambda_, values, st
     traces = lambda_ * jnp.append(rho_tm1[1:], jnp.ones_like(rho_tm1[:1]))
     _, errors = jax.lax.scan(_td_error, jnp.zeros_like(v_t[-1]), (deltas, discount_t, traces), reverse=True)
     errors = rho_tm1 * errors
-    return jnp.where(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
+    return either(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
 
 
 @batched("T", "T", "T", "T", "T?")
@@ -370,6 +370,6 @@ def retrace_continuous(q_tm1, q_t, v_t, r_t, discount_t, log_rhos, lambda_, stop
     ...                          jnp.zeros(1), 1.0))
     [2. 3.]
     """
-    c_t = lambda_ * jnp.minimum(1, jnp.exp(log_rhos))
+    c_t = lambda_ * jnp.exp(jnp.minimum(0, log_rhos))
     returns = general_off_policy_returns_from_q_and_v(q_t, v_t, r_t, discount_t, c_t, stop_target_gradients)
     return returns - q_tm1

@@ -184,11 +184,12 @@ def clipped_double_q_learning(
 
 def _soft_maximum(q, temperature):
     """temperature * log sum_a exp(q[a] / temperature): never above or below the finite range, gradients included."""
-    legal = jnp.any(q > -jnp.inf)
-    q = jnp.where(legal, q, 0)
-    largest = jax.lax.stop_gradient(jnp.max(q))
-    soft = largest + temperature * jnp.log(jnp.sum(jnp.exp((q - largest) / temperature)))
-    return jnp.where(legal, soft, -jnp.inf)
+    legal = q > -jnp.inf
+    some = jnp.any(legal)
+    largest = jax.lax.stop_gradient(jnp.where(some, jnp.max(q), 0))
+    below = jnp.where(legal, q - largest, 0)
+    size = jnp.sum(jnp.where(legal, jnp.exp(below / temperature), 0))
+    return jnp.where(some, largest + temperature * jnp.log(jnp.where(some, size, 1)), -jnp.inf)
 
 
 @batched("A", "", "", "", "A")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jaxql.bellman.core import batched
+from jaxql.bellman.core import batched, check_steps
 from jaxql.types import Array
 
 
@@ -61,8 +61,7 @@ def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) 
     >>> print(windows.reward, windows.discount, windows.bootstrap, windows.valid)
     [2. 2. 0. 5. 4.] [0.25 0.5  0.   0.25 0.5 ] [2 2 2 5 5] [ True  True False  True  True]
     """
-    if n < 1:
-        raise ValueError(f"n_step_windows: n is {n}; a window has at least 1 step")
+    check_steps("n_step_windows", n)
     reward, terminated, truncated, real = _rows(reward, terminated, truncated, real)
     length, dtype = len(reward), jnp.result_type(reward, gamma, 1.0)  # the weak 1.0 turns integers into floats
     start = jnp.arange(length, dtype=jnp.int32)
@@ -115,7 +114,7 @@ def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> L
     dtype = jnp.result_type(reward, gamma, lambda_, 1.0)
     continued = real & ~(terminated | truncated) & jnp.concatenate([real[1:], jnp.zeros_like(real[:1])])
     return LambdaStep(
-        reward=jnp.where(real, reward, 0).astype(dtype),
+        reward=reward.astype(dtype),
         discount=jnp.where(terminated | ~real, 0, jnp.asarray(gamma, dtype)),
         trace=jnp.where(continued, jnp.asarray(lambda_, dtype), 0),
         valid=real,
@@ -123,4 +122,6 @@ def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> L
 
 
 def _rows(reward, terminated, truncated, real):
-    return reward, *(x.astype(bool) for x in (terminated, truncated, real))
+    """The rows, flags as booleans, with no reward where a row is not real: there it may be anything, even NaN."""
+    terminated, truncated, real = (x.astype(bool) for x in (terminated, truncated, real))
+    return jnp.where(real, reward, 0), terminated, truncated, real

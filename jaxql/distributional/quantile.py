@@ -33,9 +33,8 @@ def _asymmetric(quantiles, taus, targets, kappa):
     """[N, M] quantile Huber penalties of all pairs, divided by kappa; the limit is the absolute error, kappa = 0."""
     delta = targets[None, :] - quantiles[:, None]
     size, kappa = jnp.abs(delta), jnp.asarray(kappa, delta.dtype)
-    inner = jnp.minimum(size, kappa)
-    huber = 0.5 * inner**2 / jnp.where(kappa > 0, kappa, 1) + (size - inner)
-    return jnp.abs(taus[:, None] - (delta < 0)) * jnp.where(kappa > 0, huber, size)
+    near = 0.5 * jnp.where(size <= kappa, size, 0) ** 2 / jnp.where(kappa > 0, kappa, 1)
+    return jnp.abs(taus[:, None] - (delta < 0)) * jnp.where(size <= kappa, near, size - 0.5 * kappa)
 
 
 @batched("N", "N", "M")
@@ -190,7 +189,7 @@ def fractions(logits) -> tuple[Array, Array]:
     return taus, (taus[1:] + taus[:-1]) / 2
 
 
-@batched(1, 1, 1)
+@batched("P", "S", "N")
 def fraction_loss(taus, at_taus, at_midpoints) -> Array:
     """A function [...] whose gradient in taus is that of the 1-Wasserstein error of the step approximation of FQF.
 

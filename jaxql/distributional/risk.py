@@ -64,6 +64,7 @@ def variance(values, probs=None) -> Array:
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
     """
+    values = jnp.where((probs == 0) & ~jnp.isfinite(values), 0, values)
     return mean((values - mean(values, probs)) ** 2, probs)
 
 
