@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxql import bellman, distributional
@@ -38,13 +39,20 @@ class _Outputs(NamedTuple):
 def weighted_mean(x, weight) -> Array:
     """sum(w x) / sum(w) over [N]: rows of weight 0 leave the learning rate alone; 0 if there are no others.
 
+    Args:
+      x, weight: [N] each.
+
+    Raises:
+      ValueError: they differ in shape.
+
     Source: Sutton & Barto (2018), equation 5.6, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(weighted_mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 0.0])))
     2.0
     """
-    if x.shape != jnp.shape(weight):
-        raise ValueError(f"weighted_mean: weight has shape {jnp.shape(weight)}; it needs that of x, {x.shape}")
+    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    if x.shape != weight.shape:
+        raise ValueError(f"weighted_mean: weight has shape {weight.shape}; it needs that of x, {x.shape}")
     return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
 
 
@@ -52,6 +60,20 @@ def weighted_mean(x, weight) -> Array:
 def _taken(outputs, action):
     """What a head [..., A, M] says of the action taken: [..., M]."""
     return row(outputs, action)
+
+
+def _check_rows(transitions):
+    """Raises ValueError, naming the field, unless all have the N rows of the actions."""
+    shape = np.shape(transitions.action)
+    if len(shape) != 1:
+        raise ValueError(f"action has shape {shape}; it needs [N], an action for each row")
+    for name in ("reward", "discount", "weight"):
+        if np.shape(getattr(transitions, name)) != shape:
+            raise ValueError(f"{name} has shape {np.shape(getattr(transitions, name))}; it needs {shape}, as action")
+    for name in ("obs", "next_obs"):
+        for leaf in jax.tree.leaves(getattr(transitions, name)):
+            if np.shape(leaf)[:1] != shape:
+                raise ValueError(f"{name} has shape {np.shape(leaf)}; it needs {shape[0]} rows, as action")
 
 
 def _counted(x, weight):
@@ -65,9 +87,9 @@ def _legal(q, obs, mask=None):
         mask = obs.get("action_mask")
     if mask is None:
         return q
-    if mask.shape != q.shape:
-        raise ValueError(f"mask has shape {mask.shape}; it needs that of the action values, {q.shape}")
-    return jnp.where(mask.astype(bool), q, -jnp.inf)
+    if jnp.shape(mask) != q.shape:
+        raise ValueError(f"mask has shape {jnp.shape(mask)}; it needs that of the action values, {q.shape}")
+    return jnp.where(jnp.asarray(mask, bool), q, -jnp.inf)
 
 
 def _call(apply, params, obs, key, draw):
@@ -75,13 +97,20 @@ def _call(apply, params, obs, key, draw):
     return apply(params, obs)[0] if key is None else apply(params, obs, key=jax.random.fold_in(key, draw))[0]
 
 
-def _outputs(params, target_params, transitions, apply, double, key, redraw=False) -> _Outputs:
-    """The outputs that a loss reads; with `redraw` and a key the target network chooses by a draw of its own."""
+def _outputs(params, target_params, transitions, apply, double, key, redraw=False) -> tuple[Transition, _Outputs]:
+    """The rows and the outputs that a loss reads; a row that does not count has some action, whatever it held.
+
+    With `redraw` and a key the target network chooses by a draw of its own.
+    """
+    _check_rows(transitions)
     now = _call(apply, params, transitions.obs, key, 0)
     value = selector = _call(apply, target_params, transitions.next_obs, key, 1)
     if double or (redraw and key is not None):
         selector = _call(apply, params if double else target_params, transitions.next_obs, key, 2)
-    return _Outputs(now=now, value=value, selector=selector)
+    action, weight = jnp.asarray(transitions.action), jnp.asarray(transitions.weight)
+    within = jnp.clip(action, 0, jax.tree.leaves(now)[0].shape[1] - 1)
+    rows = transitions._replace(action=jnp.where(weight == 0, within, action), weight=weight)
+    return rows, _Outputs(now=now, value=value, selector=selector)
 
 
 def dqn_loss(
@@ -118,7 +147,7 @@ def dqn_loss(
     >>> print(loss, td_errors)
     1.0 [1.5]
     """
-    q = _outputs(params, target_params, transitions, apply, double, key)
+    transitions, q = _outputs(params, target_params, transitions, apply, double, key)
     td_errors = _td_errors(q.now, q.value, _legal(q.selector, transitions.next_obs, mask), transitions)
     return _scalar_result(q.now, td_errors, transitions, penalty)
 
@@ -173,7 +202,7 @@ def munchausen_loss(
     >>> print(f"{td_errors[0]:.4f}")  # 1 - 0.9 + 0.5 * 3
     1.6000
     """
-    outputs = _outputs(params, target_params, transitions, apply, False, key)
+    transitions, outputs = _outputs(params, target_params, transitions, apply, False, key)
     q_tm1_target = _legal(_call(apply, target_params, transitions.obs, key, 3), transitions.obs)
     td_errors = bellman.munchausen_q_learning(
         outputs.now,
@@ -229,14 +258,14 @@ def c51_loss(
     >>> print(loss, td_errors)
     1.0986123 [0.5]
     """
-    logits = _outputs(params, target_params, transitions, apply, double, key)
+    transitions, logits = _outputs(params, target_params, transitions, apply, double, key)
     q_selector = value(atoms, distributional.probabilities(logits.selector))
     q_selector = jnp.where(jnp.all(logits.selector == -jnp.inf, axis=-1), -jnp.inf, q_selector)
     q_selector = _legal(q_selector, transitions.next_obs, mask)
     target = distributional.c51_target(transitions.reward, transitions.discount, logits.value, q_selector, atoms)
     taken = _taken(logits.now, transitions.action)
     counted = _counted(target, transitions.weight)
-    losses = distributional.cross_entropy(taken, counted)
+    losses = distributional.cross_entropy(_counted(taken, transitions.weight), counted)
     q_values = distributional.categorical_mean(taken, atoms)
     if divergence:
         errors = losses - jnp.sum(jax.scipy.special.entr(counted), axis=-1)
@@ -284,7 +313,7 @@ def quantile_loss(
     >>> print(loss, td_errors)
     2.0 [2.5]
     """
-    outputs = _outputs(params, target_params, transitions, apply, double, key, redraw=True)
+    transitions, outputs = _outputs(params, target_params, transitions, apply, double, key, redraw=True)
     now, then, chooser = (_as_quantiles(x) for x in outputs)
     q_selector = _legal(value(chooser.values, _per_action(chooser)), transitions.next_obs, mask)
     target = distributional.quantile_target(transitions.reward, transitions.discount, then.values, q_selector)
@@ -294,7 +323,8 @@ def quantile_loss(
 def _quantile_result(now: Quantiles, target, probs, transitions, kappa) -> Result:
     """The quantile Huber loss to target quantiles [N, M] of probabilities `probs`, and what is reported beside it."""
     taken = _taken(now.values, transitions.action)
-    losses = distributional.quantile_huber(taken, now.taus, _counted(target, transitions.weight), kappa=kappa)
+    predicted, wanted = (_counted(x, transitions.weight) for x in (taken, target))
+    losses = distributional.quantile_huber(predicted, now.taus, wanted, kappa=kappa)
     q_values = distributional.mean(taken, now.probs)
     td_errors = distributional.mean(target, probs) - q_values
     return weighted_mean(losses, transitions.weight), (td_errors, q_values)
@@ -339,7 +369,7 @@ def munchausen_quantile_loss(
     >>> print(f"{td_errors[0]:.4f}")  # 1 + 0.5 * (3 + 0.03 * log 2) - 1
     1.5104
     """
-    outputs = _outputs(params, target_params, transitions, apply, False, key)
+    transitions, outputs = _outputs(params, target_params, transitions, apply, False, key)
     before = _call(apply, target_params, transitions.obs, key, 3)
     now, then, before = (_as_quantiles(x) for x in (outputs.now, outputs.value, before))
     target = _munchausen_target(
@@ -415,7 +445,7 @@ def hl_gauss_loss(
     >>> print(loss, td_errors)
     0.6931472 [0.5]
     """
-    logits = _outputs(params, target_params, transitions, apply, double, key)
+    transitions, logits = _outputs(params, target_params, transitions, apply, double, key)
 
     def encode(*args):
         return distributional.hl_gauss_target(*args, edges, sigma=sigma)
@@ -448,7 +478,7 @@ def two_hot_loss(
     >>> print(loss, td_errors)
     0.6931472 [0.5]
     """
-    logits = _outputs(params, target_params, transitions, apply, double, key)
+    transitions, logits = _outputs(params, target_params, transitions, apply, double, key)
 
     def encode(*args):
         return distributional.two_hot_target(*args, atoms)
@@ -462,6 +492,6 @@ def _histogram_loss(logits: _Outputs, atoms, encode, transitions, mask) -> Resul
     q_selector = _legal(q_selector, transitions.next_obs, mask)
     target = encode(transitions.reward, transitions.discount, q_t, q_selector)
     taken = _taken(logits.now, transitions.action)
-    losses = distributional.cross_entropy(taken, _counted(target, transitions.weight))
+    losses = distributional.cross_entropy(*(_counted(x, transitions.weight) for x in (taken, target)))
     td_errors = _td_errors(distributional.categorical_mean(logits.now, atoms), q_t, q_selector, transitions)
     return weighted_mean(losses, transitions.weight), (td_errors, distributional.categorical_mean(taken, atoms))

@@ -109,8 +109,14 @@ def test_an_illegal_action_of_the_next_state_is_not_bootstrapped(double):
 
 def test_mismatched_shapes_are_refused():
     (params, target), rows = tables(8), batch(9)
-    with pytest.raises(ValueError, match="r_t has shape"):
-        losses.dqn_loss(params, target, rows._replace(reward=rows.reward[:, None]), apply)
+    for change, message in (
+        (dict(reward=rows.reward[:, None]), r"reward has shape \(\d+, 1\); it needs \(\d+,\), as action"),
+        (dict(weight=rows.weight[1:]), "weight has shape"),
+        (dict(action=0), r"action has shape \(\); it needs \[N\]"),
+        (dict(next_obs=rows.next_obs[0]), "next_obs has shape .* rows, as action"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            losses.dqn_loss(params, target, rows._replace(**change), apply)
 
 
 M = 4
@@ -229,6 +235,13 @@ def test_laws_of_every_loss(name):
     idle = rows.weight == 0  # what such a row holds does not count, whatever it is
     assert jnp.any(idle)
     same(rows._replace(reward=jnp.where(idle, jnp.inf, rows.reward), discount=jnp.where(idle, jnp.nan, rows.discount)))
+    same(rows._replace(action=jnp.where(idle, 99, rows.action)))
+    for rubbish in -jnp.inf, jnp.inf, jnp.nan:  # nor what the online network says of it
+        outputs = jax.vmap(lambda out, idle: jnp.where(idle, rubbish, out))  # noqa: B023
+        slope_of_all = jax.grad(lambda p: ALL[name](params + p, target, rows, lambda p, obs: (p[obs], ()))[0])(0.0)
+        spoilt = lambda p, obs: (outputs(p[obs], idle), ())  # noqa: E731, B023
+        found = jax.value_and_grad(lambda p: ALL[name](params + p, target, rows, spoilt)[0])(0.0)  # noqa: B023
+        np.testing.assert_allclose(found, (value, slope_of_all), atol=1e-5)
     ended = rows._replace(discount=jnp.zeros(N))
     value, (slope, _) = f(params, target, ended)
     if not name.startswith("munchausen"):  # whose target reads the target network at obs
@@ -402,3 +415,12 @@ def test_the_divergence_of_c51_is_that_of_kullback_and_leibler():
         some = goal > 0
         want = np.sum(goal[some] * np.log(goal[some] / now[some])) if weight else 0.0
         np.testing.assert_allclose(divergence[i], want, atol=1e-5)
+
+
+def test_checked_losses_overlook_rows_that_do_not_count():
+    (params, target), rows = tables(26), batch(27)
+    idle = rows.weight == 0
+    run = bellman.checked(lambda action: losses.dqn_loss(params, target, rows._replace(action=action), apply)[0])
+    run(jnp.where(idle, 99, rows.action))
+    with pytest.raises(ValueError, match="an action is not in 0 .*: "):
+        run(jnp.where(idle, rows.action, 99))
