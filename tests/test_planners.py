@@ -312,6 +312,12 @@ def test_two_places_to_settle_have_no_one_stationary_distribution():
     assert np.isnan(planning.discounted_occupancy(stays, np.zeros(2, int), 1.0)).all()
 
 
+def test_an_island_that_no_episode_reaches_need_not_end():
+    ends = np.array([[[True]], [[False]]])
+    mdp = MDP(np.array([[[0]], [[1]]]), *(np.ones((2, 1, 1)),) * 2, ends, np.array([1.0, 0.0]))
+    assert_array_equal(planning.discounted_occupancy(mdp, np.zeros(2, int), 1.0), [1.0, 0.0])
+
+
 @few
 @given(seeds, st.sampled_from([0.0, 0.5, 0.95, 1.0]))
 def test_occupancy_is_the_discounted_sum_of_visits_and_prices_the_reward(seed, discount):
@@ -341,6 +347,9 @@ def test_soft_policies_are_distributions_in_the_order_of_q(seed, temperature, ep
 
 
 def test_soft_policies_of_masked_and_tied_values():
+    first = lambda temperature: planning.softmax_policy(jnp.array([[1.0, 2.0, -jnp.inf]]), temperature)[0, 0]  # noqa: E731
+    assert_allclose(jax.grad(first)(1.0), (first(1.01) - first(0.99)) / 0.02, rtol=1e-3)
+    assert planning.greedy_policy(jnp.ones((1, 2), jnp.bfloat16), "uniform").dtype == jnp.bfloat16
     q = np.array([[1.0, 1.0, -np.inf], [0.0, 2.0, 1.0]])
     assert_allclose(planning.softmax_policy(q)[0], [0.5, 0.5, 0])
     assert_allclose(

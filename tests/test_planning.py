@@ -183,6 +183,44 @@ def test_a_model_in_bfloat16_is_solved_as_closely_as_it_says():
     assert 0 < solution.error_bound < 0.1
 
 
+@pytest.mark.parametrize(
+    ("dtype", "reward"),
+    [(np.float32, 2**24 + 1), (np.float32, 1e8 + 3), (jnp.bfloat16, 259), (jnp.bfloat16, 1000.7), (np.float16, 3001)],
+)
+def test_a_reward_too_large_to_be_exact_counts_as_rounded(dtype, reward):
+    """The model is the one from before its numbers were rounded: in bfloat16 259 is stored as 260."""
+    numbers = (np.full((1, 1, 1), x, dtype) for x in (1, reward))
+    loop = MDP(np.zeros((1, 1, 1), np.int32), *numbers, np.zeros((1, 1, 1), bool), np.ones(1, dtype))
+    solution = planning.value_iteration(loop, 0.5, 1.0)
+    assert 0 < abs(float(solution.values[0]) - 2 * reward) <= solution.error_bound
+    assert not solution.converged
+    small = loop._replace(reward=np.full((1, 1, 1), 200, dtype))
+    assert planning.value_iteration(small, 0.5, 1.0).converged
+
+
+def test_a_probability_too_small_for_its_dtype_counts_as_rounded():
+    chances = [1 - 2.7e-7, 2.7e-7]
+    rare = MDP(
+        np.zeros((1, 1, 2), np.int32), np.array([[chances]], np.float16), np.array([[[0, 60000]]], np.float16),
+        np.zeros((1, 1, 2), bool), np.ones(1, np.float16))  # fmt: skip
+    solution = planning.value_iteration(rare, 0.5, 1e-3)
+    assert 1e-3 < abs(float(solution.values[0]) - 2 * 2.7e-7 * 60000) <= solution.error_bound
+    assert not solution.converged
+
+
+def test_a_successor_of_probability_0_does_not_count_even_as_nan():
+    mdp = chain([1.0, 1.0])
+    padded = mdp._replace(
+        **{
+            name: np.concatenate([getattr(mdp, name), 0 * getattr(mdp, name)], -1) for name in ("probability", "reward")
+        },
+        next_state=np.concatenate([mdp.next_state, 0 * mdp.next_state + 1], -1),
+        ends=np.concatenate([mdp.ends, mdp.ends & False], -1),
+    )
+    values = np.array([1.0, np.nan])
+    assert_allclose(planning.action_values(padded, values, 1.0), planning.action_values(mdp, values, 1.0))
+
+
 def test_sweeps_that_run_out_do_not_count_as_converged():
     solution = planning.value_iteration(stored(random_mdp(1, ending=0), FLOATS[-1]), 0.99, 1e-4, max_iterations=5)
     assert solution.iterations == 5 and not solution.converged
@@ -417,6 +455,8 @@ def broken(**fields):
         (broken(next_state=((4, 2, 1), -1)), r"state 4, action 2 leads to a state outside 0\.\.5"),
         (broken(reward=((0, 1, 2), np.nan)), "state 0, action 1 has a reward that is not finite"),
         (random_mdp(0)._replace(start=np.ones(S)), "start sums to 6"),
+        (random_mdp(0)._replace(start=np.eye(S)[0] * 3 - np.eye(S)[2] * 2), r"start is -2\.0 in state 2"),
+        (random_mdp(0)._replace(next_state=np.zeros((S, A, K))), "next_state is float64; it must hold states"),
         (random_mdp(0)._replace(start=np.ones(S + 1)), "start has shape"),
         (random_mdp(0)._replace(reward=np.zeros((S, A))), r"four arrays \[S, A, K\]"),
     ],
@@ -447,6 +487,7 @@ def test_models_that_make_no_sense_are_refused(mdp, message):
         (dict(tolerance=float("nan")), "tolerance is nan"),
         (dict(tolerance=float("inf")), "tolerance is inf"),
         (dict(max_iterations=0), "max_iterations is 0"),
+        (dict(max_iterations=2**31), r"max_iterations is 2147483648; it must lie in 1\.\.2147483647"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
@@ -472,11 +513,12 @@ def test_policies_that_make_no_sense_are_refused(policy, message):
 
 
 def test_a_horizon_is_a_number():
-    with pytest.raises(UserError, match="horizon is None"):
-        planning.finite_horizon(chain([1, 1]), None)
+    for horizon in None, "mdp", -1, 2.5:  # this model has no step limit
+        with pytest.raises(UserError, match=f"horizon is {horizon!r}; it must be a whole number"):
+            planning.finite_horizon(chain([1, 1]), horizon)
 
 
-@pytest.mark.parametrize("limit", [-1, 2.5, "env", True])
+@pytest.mark.parametrize("limit", [-1, 2.5, "env", True, 2**31, float("inf"), float("nan")])
 def test_step_limits_that_make_no_sense_are_refused(limit):
     with pytest.raises(UserError, match="step_limit is"):
         planning.best_return(random_mdp(0), step_limit=limit)

@@ -8,6 +8,8 @@ import numpy as np
 
 from jaxql.errors import UserError
 
+LIMIT = 2**31 - 1  # steps are counted in int32
+
 
 def known(x) -> bool:
     return not isinstance(x, jax.core.Tracer)
@@ -44,17 +46,17 @@ def check_policy(mdp, policy):
         raise UserError(f"policy has {policy[state].tolist()} in state {state}; probabilities must sum to 1")
 
 
-def limit_of(mdp, step_limit):
+def limit_of(mdp, step_limit, name="step_limit", others='None, or "mdp"'):
     limit = mdp.step_limit if isinstance(step_limit, str) and step_limit == "mdp" else step_limit
     if limit is None or not known(limit):
         return limit
-    if isinstance(limit, str | bool) or np.ndim(limit) or int(limit) != limit or limit < 0:
-        raise UserError(f'step_limit is {limit!r}; it must be a whole number from 0 on, None, or "mdp"')
+    if isinstance(limit, str | bool) or np.ndim(limit) or not (0 <= limit <= LIMIT and int(limit) == limit):
+        raise UserError(f"{name} is {limit!r}; it must be a whole number in 0..{LIMIT}, {others}")
     return int(limit)
 
 
 def check_stopping(tolerance, max_iterations):
     if known(tolerance) and not 0 < tolerance < math.inf:
         raise UserError(f"tolerance is {tolerance}; it must be finite and above 0, such as 1e-6")
-    if known(max_iterations) and max_iterations < 1:
-        raise UserError(f"max_iterations is {max_iterations}; it must be at least 1")
+    if known(max_iterations) and not 1 <= max_iterations <= LIMIT:
+        raise UserError(f"max_iterations is {max_iterations}; it must lie in 1..{LIMIT}")

@@ -73,7 +73,7 @@ def policy_evaluation(
 
 @jax.jit
 def _evaluate_by_sweeps(mdp, policy, discount, tolerance, max_iterations):
-    rows = policy_rows(sweeps.lay_out(mdp, discount, np.float64(0), np.float64(0)), policy)
+    rows = policy_rows(sweeps.lay_out(mdp, discount), policy)
     modulus = jnp.max(jnp.sum(rows.weight, axis=0))
 
     def unfinished(carry):

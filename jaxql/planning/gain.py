@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
@@ -22,6 +21,7 @@ from jaxql.planning.numbers import (
     rounded,
     rounding,
     tree_sum,
+    unit_of,
 )
 from jaxql.types import MDP, Array
 
@@ -56,6 +56,7 @@ def relative_value_iteration(
     Source: Puterman (1994), the algorithm of section 8.5.5, the bounds of equations 8.4.4 and 8.4.5, and (for laziness)
     section 8.5.4, https://doi.org/10.1002/9780470316887
 
+    >>> import numpy as np
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[3.0]]], [[[False]]], [1.0])))
     >>> float(relative_value_iteration(loop).gain)
     3.0
@@ -67,8 +68,7 @@ def relative_value_iteration(
     dtype = dtype_of(mdp)
 
     def found(mdp, tolerance, max_iterations, laziness):
-        unit = np.float64(jnp.finfo(dtype).eps / 2)
-        settings = double(tolerance), max_iterations, double(laziness), unit
+        settings = double(tolerance), max_iterations, double(laziness)
         return round_to(_solve(double(mdp), *settings, dtype=dtype), dtype)
 
     def slope(solution, mdp, *_):
@@ -94,25 +94,27 @@ def _attached(solution, mdp):
     return solution._replace(gain=found[0], bias=bias, q_values=tree_sum(mdp.probability * (mdp.reward + ahead)))
 
 
-def _lay_out(mdp, unit):
+def _lay_out(mdp, unit, grain):
     """The model that restarts: what comes after an end, [A, S], is worth the mean of h over the start."""
-    table = sweeps.lay_out(mdp, jnp.float64(1), unit, np.float64(0))
+    table = sweeps.lay_out(mdp, jnp.float64(1), unit, grain)
     ends = jnp.transpose(mdp.ends, (1, 2, 0))
     ending = sweeps.over_successors(lambda p, over: jnp.where(over, p, 0), table.probability, ends)
     return table, ending, mdp.start / jnp.sum(mdp.start)
 
 
-def _noise(table, unit, values):
+def _noise(table, values):
     """A rough bound on what rounding does to a sweep: all that is added up, times its relative error."""
     operations = 8 + 2 * math.ceil(math.log2(table.weight.shape[1])) + math.ceil(math.log2(values.shape[0]))
-    relative = 2 * unit + operations * jnp.finfo(jnp.float64).eps
+    relative = 2 * table.unit + operations * jnp.finfo(jnp.float64).eps
     size = sweeps.over_successors(lambda p, r: p * jnp.abs(r), table.probability, table.reward)
-    return jnp.max((relative + table.slack) * (size + jnp.max(jnp.abs(values))))
+    values, reward = jnp.max(jnp.abs(values)), jnp.max(jnp.abs(table.reward))
+    smallest = 2 * table.weight.shape[1] * table.grain * (1 + reward + values)
+    return jnp.max((relative + table.slack) * (size + values)) + smallest
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _solve(mdp, tolerance, max_iterations, laziness, unit, *, dtype) -> AverageSolution:
-    table, ending, start = _lay_out(mdp, unit)
+def _solve(mdp, tolerance, max_iterations, laziness, *, dtype) -> AverageSolution:
+    table, ending, start = _lay_out(mdp, *unit_of(dtype))
 
     def backup(values):
         return sweeps.backup(table, values) + ending * jnp.sum(start * values)
@@ -121,7 +123,7 @@ def _solve(mdp, tolerance, max_iterations, laziness, unit, *, dtype) -> AverageS
         q = backup(values)
         change = jnp.max(q, axis=0) - values
         low, high = sweeps.spread(change)
-        blur = _noise(table, unit, values)
+        blur = _noise(table, values)
         cast = rounding(q, dtype)
         error = high - low + 2 * (blur + cast) + rounding((low + high) / 2, dtype)
         return q, change, low, high, blur, error

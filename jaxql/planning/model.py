@@ -31,6 +31,8 @@ def check(mdp: MDP) -> None:
     if not all(known(x) for x in mdp[:5]):
         return
     probability, next_state, start = (np.asarray(x) for x in (mdp.probability, mdp.next_state, mdp.start))
+    if next_state.dtype.kind not in "iu":
+        raise UserError(f"next_state is {next_state.dtype}; it must hold states, whole numbers in 0..{shape[0] - 1}")
     total, near = probability.sum(axis=-1, dtype=np.float64), slack(probability.dtype)
     for bad, what in (
         ((probability < 0).any(-1), "has a negative probability"),
@@ -41,7 +43,9 @@ def check(mdp: MDP) -> None:
         if bad.any():
             state, action = (int(x) for x in np.argwhere(bad)[0])
             raise UserError(f"state {state}, action {action} {what}: {_row(mdp, state, action)}")
-    if (start < 0).any() or not abs(start.sum(dtype=np.float64) - 1) <= slack(start.dtype):
+    if (start < 0).any():
+        raise UserError(f"start is {start.min()} in state {int(start.argmin())}; a probability is not negative")
+    if not abs(start.sum(dtype=np.float64) - 1) <= slack(start.dtype):
         raise UserError(f"start sums to {start.sum(dtype=np.float64)}; it must be a distribution over the states")
 
 

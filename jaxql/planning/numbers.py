@@ -74,6 +74,15 @@ def rounding(x, dtype):
     return jnp.max(jnp.abs(x - rounded(x, dtype)))
 
 
+def unit_of(dtype):
+    """By how much of itself a number of this dtype was rounded, and by how much at most if it is very small.
+
+    The latter is half of the smallest number, or where conversions to float64 lose more, the smallest they keep.
+    """
+    kept = jnp.finfo(jnp.promote_types(dtype, jnp.float32)).tiny
+    return float(jnp.finfo(dtype).eps) / 2, max(float(jnp.finfo(dtype).smallest_subnormal) / 2, float(kept))
+
+
 def dtype_of(mdp):
     """The dtype of the answer, as it is outside float64 mode."""
     return jnp.result_type(0.0, mdp.reward)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxql.bellman.core import product
 from jaxql.errors import UserError
 from jaxql.planning.numbers import lowest_argmax, tree_sum
 from jaxql.types import MDP, Array
@@ -27,7 +28,7 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 
     def one(values):
         ahead = jnp.where(mdp.ends, 0, values[mdp.next_state])
-        return tree_sum(mdp.probability * (mdp.reward + discount * ahead))
+        return tree_sum(product(mdp.probability, mdp.reward + discount * ahead))
 
     return _mapped(one, _of_states(mdp, "values", values, 1), 1)
 
@@ -133,4 +134,5 @@ def greedy_policy(q: Array, tie: str = "lowest") -> Array:
     if tie != "uniform":
         raise UserError(f'tie is {tie!r}; it must be "lowest" or "uniform"')
     best = q == jnp.max(q, axis=-1, keepdims=True)
+    best = best.astype(jnp.result_type(q, 1.0))
     return best / jnp.sum(best, axis=-1, keepdims=True)

@@ -29,7 +29,9 @@ def softmax_policy(q: Array, temperature=1.0) -> Array:
         raise UserError(f"temperature is {temperature}; it must be above 0; for 0 use greedy_policy")
     q = jnp.asarray(q)
     q = q.astype(jnp.result_type(q, 0.0))
-    return jax.nn.softmax((q - jnp.max(q, axis=-1, keepdims=True)) / temperature, axis=-1)
+    legal = q > -jnp.inf
+    below = jnp.where(legal, q - jnp.max(q, axis=-1, keepdims=True), 0)
+    return jax.nn.softmax(jnp.where(legal, below / temperature, -jnp.inf), axis=-1)
 
 
 def epsilon_soft_policy(q: Array, epsilon, tie: str = "lowest") -> Array:
@@ -107,7 +109,7 @@ def discounted_occupancy(mdp: MDP, policy: Array, discount, start: Array | None 
 
 def _going_on(mdp, policy):
     """P_pi [S, S] without what ends, and the start as a distribution."""
-    rows = policy_rows(lay_out(mdp, jnp.float64(1), np.float64(0), np.float64(0)), policy)
+    rows = policy_rows(lay_out(mdp, jnp.float64(1)), policy)
     states = len(mdp.start)
     here = jnp.broadcast_to(jnp.arange(states, dtype=jnp.int32)[None], rows.next_state.shape)
     matrix = jnp.zeros((states, states)).at[here, rows.next_state].add(rows.weight)
@@ -134,4 +136,10 @@ def _stationary(mdp, policy):
 @jax.jit
 def _occupancy(mdp, policy, discount):
     matrix, start = _going_on(mdp, policy)
+
+    def one_step_on(_, reached):
+        return reached | jnp.any((matrix > 0) & reached[:, None], axis=0)
+
+    reached = jax.lax.fori_loop(np.int32(0), np.int32(len(start)), one_step_on, start > 0)
+    matrix = jnp.where(reached[:, None], matrix, 0)  # where no episode comes it need not end
     return _refined_solve(jnp.eye(len(start)) - discount * matrix, start)

@@ -110,9 +110,10 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
     """
     check(mdp)
     check_discount(discount)
-    if horizon is None:
-        raise UserError('horizon is None; it must be a whole number from 0 on, or "mdp", the model\'s step limit')
-    horizon, dtype = limit_of(mdp, horizon), dtype_of(mdp)
+    others = 'or "mdp" where the model has a step limit'
+    steps, dtype = limit_of(mdp, horizon, "horizon", others), dtype_of(mdp)
+    if steps is None:
+        raise UserError(f"horizon is {horizon!r}; it must be a whole number, {others}")
 
     def all_values(mdp, discount):
         model, gamma = normalised(double(mdp)), double(discount)
@@ -122,7 +123,7 @@ def finite_horizon(mdp: MDP, horizon: int, discount=1.0) -> Array:
             values = bellman_optimality(model, values, gamma)
             return values, values
 
-        later = jax.lax.scan(step, first, None, horizon)[1]
+        later = jax.lax.scan(step, first, None, steps)[1]
         return round_to(jnp.concatenate([first[None], later]), dtype)
 
     return in_float64(all_values, mdp._replace(step_limit=None), discount)

@@ -26,6 +26,7 @@ from jaxql.planning.numbers import (
     round_to,
     rounded,
     rounding,
+    unit_of,
 )
 from jaxql.planning.operators import action_values
 from jaxql.types import MDP, Array
@@ -200,8 +201,8 @@ _prove = jax.jit(sweeps.prove, static_argnums=2)
 
 def _table(mdp, discount, dtype):
     exact = type(discount) in (int, float)  # Python's are float64 already; an array's was rounded to its dtype
-    unit = jnp.finfo(jnp.float64 if is_one(discount) else dtype).eps / 2
-    return _lay_out(double(mdp), double(discount), np.float64(unit), np.float64(unit * (not exact)))
+    unit, grain = unit_of(jnp.float64 if is_one(discount) else dtype)
+    return _lay_out(double(mdp), double(discount), unit, grain, unit * (not exact))
 
 
 _lay_out = jax.jit(sweeps.lay_out)

@@ -31,6 +31,7 @@ class Table(NamedTuple):
     least: Array  # scalar: a step keeps at least so much of a constant added to all values
     most: Array  # scalar: and at most so much; below 1 it is the modulus of contraction
     unit: Array  # scalar: relative error of the probabilities and of rewards that are not whole
+    grain: Array  # scalar: and their absolute error, which is what counts of the smallest
     discount_unit: Array  # scalar: and of the discount
 
 
@@ -63,8 +64,9 @@ class Bounds(NamedTuple):
     span_loss: Array  # max(V* - V^pi), from the least and the largest entry of T v - v
 
 
-def lay_out(mdp, discount, unit, discount_unit) -> Table:
-    """The table of a float64 model. Its numbers were rounded by `unit`, the discount by `discount_unit`."""
+def lay_out(mdp, discount, unit=0.0, grain=0.0, discount_unit=0.0) -> Table:
+    """The table of a float64 model. Its numbers were rounded by `unit` and `grain`, the discount by `discount_unit`."""
+    unit, grain, discount_unit = (jnp.float64(x) for x in (unit, grain, discount_unit))
     next_state, probability, reward, ends = (jnp.transpose(x, (1, 2, 0)) for x in mdp[:4])
     total = over_successors(lambda p: p, probability)
     probability = probability / total[:, None]
@@ -81,6 +83,7 @@ def lay_out(mdp, discount, unit, discount_unit) -> Table:
         least=discount * (1 - discount_unit) * jnp.maximum(0, 1 - jnp.max(ending) * (1 + relative)),
         most=discount * (1 + discount_unit) * (1 - jnp.min(ending) * (1 - relative)),
         unit=unit,
+        grain=grain,
         discount_unit=discount_unit,
     )
 
@@ -149,18 +152,21 @@ def step(rows: Rows, values) -> Array:
 def noise(table, values, q) -> Array:
     """How far a backup of `values` may be off the exact model's, the numbers of which were rounded by `unit`.
 
-    Rewards, unless whole, and discount: unit * sum p (|r| + discount |v|). Probabilities, divided by their sum: unit *
-    the mean absolute deviation of what they weigh; undivided: `slack`, by which they miss 1. Arithmetic: log2(K) sums.
+    Rewards, unless whole and small enough for all whole numbers of their size to be at hand, and discount: unit * sum p
+    (|r| + discount |v|). Probabilities, divided by their sum: unit * the mean absolute deviation of what they weigh;
+    undivided: `slack`, by which they miss 1; those too small to be rounded relatively: by `grain`. Arithmetic: log2(K)
+    sums.
     """
     operations = 6 + 2 * math.ceil(math.log2(table.weight.shape[1]))  # of the backup, and of the probabilities' sum
     factor = table.slack + operations * jnp.finfo(jnp.float64).eps / 2
 
     reward = table.reward
     ahead = jnp.where(table.weight != 0, table.discount * take(values, table.next_state), 0)
-    broken = jnp.where(reward == jnp.round(reward), 0, jnp.abs(reward))
-    inexact = table.unit * (broken + jnp.abs(reward + ahead - q[:, None])) + table.discount_unit * jnp.abs(ahead)
+    whole = (reward == jnp.round(reward)) & (jnp.abs(reward) * table.unit < 1)
+    deviation = jnp.abs(reward + ahead - q[:, None])
+    inexact = table.unit * (jnp.where(whole, 0, jnp.abs(reward)) + deviation) + table.discount_unit * jnp.abs(ahead)
     total = inexact + factor[:, None] * (jnp.abs(reward) + jnp.abs(ahead))
-    return jnp.max(jnp.sum(table.probability * total, axis=1))
+    return jnp.max(jnp.sum(table.probability * total + table.grain * (table.probability + deviation), axis=1))
 
 
 def bounds(table, low, high, noise, cast) -> Bounds:
