@@ -205,6 +205,47 @@ def test_checked_reports_states_and_actions_that_are_none():
             bellman.checked(f)(jnp.array([0, 0]), jnp.array([-1, 0]))
 
 
+def test_a_row_that_is_not_real_may_hold_anything():
+    good, rubbish = jnp.array([1.0, 2.0]), jnp.array([1.0, jnp.nan])
+    state, action = jnp.array([0, 0]), jnp.array([0, 0])
+    real, table = jnp.array([True, False]), jnp.zeros((S, A))
+    want = q_learning_update(table, state, action, good, 0.5, state, real, 0.1)
+    run = bellman.checked(lambda *row: q_learning_update(table, *row, real, 0.1))
+    for got, expected in zip(run(state, action.at[1].set(99), rubbish, good, state), want, strict=True):
+        assert_allclose(got[0], expected[0])
+        assert jnp.all(jnp.isfinite(got))
+    traces = jnp.zeros((2, S, A))
+    run = bellman.checked(
+        lambda a: tabular.naive_q_lambda_update(table, traces, state, a, good, 0.5, state, real, 0.1, 1)
+    )
+    run(action.at[1].set(99))
+
+
+def test_lists_and_small_integers_are_taken():
+    small = jnp.array([3], jnp.int8)
+    _, errors = q_learning_update(jnp.zeros((300, 2)), small, small % 2, [1.0], 0.5, small, [True], 0.5)
+    assert errors.tolist() == [1.0]
+    visits, n = tabular.visit(np.zeros((1, 2), int), [0], [1], [True])
+    assert visits.tolist() == [[0, 1]] and n.tolist() == [1]
+
+
+@pytest.mark.parametrize("sarsa", [False, True])
+def test_rows_of_n_step_updates_are_refused_by_name(sarsa):
+    update = tabular.n_step_sarsa_update if sarsa else tabular.n_step_q_learning_update
+    no, table, states = jnp.zeros((1, 2), bool), jnp.zeros((3, 2)), jnp.array([[0, 1, 2]])
+    rows = jnp.ones((1, 2)), no, no, ~no, 2, 0.5, 0.5
+    actions = jnp.zeros((1, 2 + sarsa), int)
+    update(table, states, actions, *rows)
+    for wrong, message in (
+        ((states[:, :2], actions), r"state has shape \(1, 2\); it needs \(1, 3\)"),
+        ((states, jnp.zeros((1, 3 - sarsa), int)), r"action has shape .*; it needs \(1, "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            update(table, *wrong, *rows)
+    with pytest.raises(ValueError, match=r"it needs \[B, T\]"):
+        update(table, states[0], actions[0], *(x[0] for x in rows[:4]), *rows[4:])
+
+
 def test_worlds_that_meet_do_not_add_up():
     """64 worlds in one pair at rate 0.5: in turn they approach the reward; summed, they would overshoot it 32-fold."""
     same, zeros = np.ones(64), np.zeros(64, int)

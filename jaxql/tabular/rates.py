@@ -28,7 +28,7 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
         visits = visits.at[state, action].add(real.astype(visits.dtype))
         return visits, jnp.where(real, visits[state, action], 1).astype(jnp.int32)
 
-    rows = jnp.broadcast_arrays(state, action, jnp.asarray(real, bool))
+    rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(real, bool))
     check_places(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
         return one_world(jnp.asarray(visits), rows)

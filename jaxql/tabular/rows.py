@@ -8,20 +8,29 @@ from jaxql.bellman.core import check_index
 def rows_of(table, real, state, **others) -> tuple:
     """`real`, `state` and the others in their order, as [B] each; all but `state` may be one number for all worlds.
 
+    A row that is not real is handed on as zeros: it may hold anything.
+
     Raises: ValueError for a column of another shape, and for a table of integers, which would round every step to 0.
     """
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         raise ValueError(f"the table is {table.dtype}; one that learns holds floats")
-    shape = jnp.shape(state)
+    columns = {name: _indexing(x) for name, x in (dict(real=jnp.asarray(real, bool), state=state) | others).items()}
+    shape = columns["state"].shape
     if len(shape) != 1:
         raise ValueError(f"state has shape {shape}; it needs [B], an index for each world")
-    columns = dict(real=jnp.asarray(real, bool), state=state) | others
     for name, x in columns.items():
-        if jnp.shape(x) not in ((), shape):
-            raise ValueError(f"{name} has shape {jnp.shape(x)}; it needs {shape}, as state, or one number for all")
-    spread = {name: jnp.broadcast_to(jnp.asarray(x), shape) for name, x in columns.items()}
-    check_places(table.shape[-2:], real, **{x: spread[x] for x in ("state", "next_state") if x in spread})
+        if x.shape not in ((), shape):
+            raise ValueError(f"{name} has shape {x.shape}; it needs {shape}, as state, or one number for all")
+    spread = {name: jnp.broadcast_to(x, shape) for name, x in columns.items()}
+    spread = {name: jnp.where(spread["real"], x, jnp.zeros_like(x)) for name, x in spread.items()}
+    check_places(table.shape[-2:], spread["real"], **{x: spread[x] for x in ("state", "next_state") if x in spread})
     return tuple(spread.values())
+
+
+def _indexing(x):
+    """x, as int32 if its integers may be too small to count the states with."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
 
 
 def check_places(shape, real, **indices) -> None:

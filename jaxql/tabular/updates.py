@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxql import bellman
 from jaxql.bellman.windows import n_step_windows
@@ -16,8 +17,7 @@ def _in_turn(table, error_of, pair_of, real, learning_rate, **columns) -> tuple[
     def one_world(table, carried):
         real, *row, rate = carried
         error = jnp.where(real, error_of(table, *row), 0)
-        step = jnp.where(real, rate * error, 0)
-        return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
+        return table.at[pair_of(*row)].add((rate * error).astype(table.dtype)), error.astype(table.dtype)
 
     return jax.lax.scan(one_world, table, rows_of(table, real, **columns, learning_rate=learning_rate))
 
@@ -163,6 +163,7 @@ def n_step_q_learning_update(
     [[3. 4.]]
     """
     windows = n_step_windows(reward, terminated, truncated, real, n, gamma)
+    state, action = _columns(windows.valid, state=(state, 1), action=(action, 0))
     arrive = jnp.take_along_axis(state, windows.bootstrap, axis=-1)
     rows = state[:, :-1], action, windows.reward, windows.discount, arrive, windows.valid
     return _by_time(q_learning_update, q, rows, learning_rate)
@@ -186,9 +187,21 @@ def n_step_sarsa_update(
     [[3. 4.]]
     """
     windows = n_step_windows(reward, terminated, truncated, real, n, gamma)
-    arrive, act = (jnp.take_along_axis(jnp.asarray(x), windows.bootstrap, axis=-1) for x in (state, action))
+    state, action = _columns(windows.valid, state=(state, 1), action=(action, 1))
+    arrive, act = (jnp.take_along_axis(x, windows.bootstrap, axis=-1) for x in (state, action))
     rows = state[:, :-1], action[:, :-1], windows.reward, windows.discount, arrive, act, windows.valid
     return _by_time(sarsa_update, q, rows, learning_rate)
+
+
+def _columns(rows, **columns):
+    """Arrays of columns given as (values, how many they have more than the rows [B, T]); others raise ValueError."""
+    if rows.ndim != 2:
+        raise ValueError(f"reward has shape {rows.shape}; it needs [B, T], the rows of each world")
+    for name, (x, more) in columns.items():
+        want = rows.shape[0], rows.shape[1] + more
+        if np.shape(x) != want:
+            raise ValueError(f"{name} has shape {np.shape(x)}; it needs {want}, for rows {rows.shape}")
+    return [jnp.asarray(x) for x, _ in columns.values()]
 
 
 def _by_time(update, q, rows, learning_rate):
