@@ -3,7 +3,8 @@
 A function under test is given a `Trajectory` of stored rows, as an environment under NEXT_STEP autoreset leaves them,
 and answers a number for each row: a TD error, an n-step return, a lambda-return. Each law has trajectories of its own,
 in which little but what it speaks of can go wrong, or changes what must not count and compares the answers: a report
-says which law is broken, not only that a number is off. The `of_...` adapters plug in functions with rlax's
+says which law is broken, not only that a number is off. In rows of this kind a truncated one is the last, or a row that
+is not real follows: a function that stops at either conforms. The `of_...` adapters plug in functions with rlax's
 signatures, and builders of windows.
 
 >>> from jaxql import bellman
@@ -81,7 +82,9 @@ def check_td_error(f, of: str = "values", *, trajectories: int = 8, tolerance: f
     Rows that are not real have no error: f answers 0 or NaN there, or a mask that is `real`.
 
     Args: `trajectories` are drawn for each law; `tolerance`, relative to the size of the numbers, is float32's.
-    Returns: `Report`. Raises: ValueError for another `of`; whatever f raises.
+    Returns: `Report`.
+    Raises: ValueError for another `of`, and where there is nothing to check; whatever f raises.
+
     Source: Sutton & Barto (2018), equations 6.5, 6.7 and 6.8, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check_td_error(of_q_learning(bellman.q_learning), "q_learning").failures
@@ -103,12 +106,16 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
     The return of row t is sum_{i < m} gamma**i r_{t+i} + gamma**m values[t + m]; m is n, or less where an end or the
     last row comes first; past a termination there is no bootstrap. Rows that are not real as in `check_td_error`.
 
-    Args and results as in `check_td_error`; `n` are the numbers of steps.
+    Args, results and errors as in `check_td_error`; `n` is a number of steps or several.
+
     Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns), trajectories=2).failures
     ()
     """
+    numbers = np.atleast_1d(n).tolist()
+    if not all(isinstance(n, int) and n >= 1 for n in numbers):
+        raise ValueError(f"n is {n}; it must hold whole numbers of steps, at least 1")
 
     def oracle(x, t, n_or_lambda):
         total = 0.0
@@ -119,7 +126,7 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
             if x.truncated[t + m] or m + 1 == n_or_lambda or t + m + 1 == LENGTH or not x.real[t + m + 1]:
                 return total + x.gamma ** (m + 1) * x.values[t + m + 1]
 
-    return _check(_LAWS_OF_N_STEPS, f, oracle, {f"n={n}": n for n in n}, trajectories, tolerance)
+    return _check(_LAWS_OF_N_STEPS, f, oracle, {f"n={n}": n for n in numbers}, trajectories, tolerance)
 
 
 def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: float = 1e-4) -> Report:
@@ -130,6 +137,7 @@ def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: 
 
     Args and results as in `check_td_error`; `lambda_` is [T], or with `per_step=False` a number (then a trace that is
     late by a step shows in fewer places).
+
     Source: Sutton & Barto (2018), equation 12.18, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> check_lambda(of_lambda_returns(bellman.lambda_returns)).failures
@@ -157,7 +165,7 @@ def assert_conforms(report: Report) -> None:
 
     >>> assert_conforms(check_td_error(lambda x: np.where(x.real, x.reward, 0.0)))
     Traceback (most recent call last):
-    AssertionError: 2 of 6 laws do not hold:
+    AssertionError: 2 of 8 laws do not hold:
       the error is its equation: row 0: expected 0.756975, got 0.35404
       a truncation is bootstrapped: row 11, truncated: expected 0.486393, got -0.336003
     """
@@ -432,7 +440,11 @@ _RESETS = (
     _Law("what a reset row holds never counts", _TIMEOUT, rows=_real, alter=_other_resets),
     _Law("a reset row starts nothing", _TIMEOUT, rows=lambda x: ~x.real),
 )
-_TOGETHER = (_Law("all boundaries together", _anything),)
+_TOGETHER = (  # only where all others hold: they would say no more than those that do not
+    _Law("a termination pays its last reward", _ends_with(terminated=True), rows=_last),
+    _Law("what ends in both ways is terminated", _ends_with(terminated=True, truncated=True)),
+    _Law("all boundaries together", _anything),
+)
 
 _LAWS_OF_ONE_STEP = (_Law("the error is its equation", _plain), *_ENDS, *_RESETS, *_TOGETHER)
 _LAWS_OF_N_STEPS = (
@@ -457,10 +469,12 @@ _LAWS_OF_LAMBDA = (
 
 
 def _check(laws, f, oracle, settings, trajectories, tolerance) -> Report:
+    if not settings or trajectories < 1:
+        raise ValueError(f"{len(settings)} settings and {trajectories} trajectories check nothing")
     failures = []
     for law in laws:
         if law in _TOGETHER and failures:
-            continue  # it would say no more than the laws that failed
+            continue
         rng = np.random.default_rng(len(law.name))
         found = (
             _first_failure(law, f, oracle, law.make(rng), name, setting, tolerance, rng)

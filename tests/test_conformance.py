@@ -167,9 +167,9 @@ def test_mistakes_of_lambda_are_caught_by_name(name):
         assert found == laws
 
 
-def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.real, later=1):
+def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.real, paid=lambda x: x.real, later=1):
     v = x.values[1:] if later else x.values[:-1]
-    return np.where(used(x), x.reward + np.where(dead(x), 0, x.gamma) * v - x.values[:-1], 0)
+    return np.where(used(x), x.reward * paid(x) + np.where(dead(x), 0, x.gamma) * v - x.values[:-1], 0)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,9 @@ def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.real, later=1):
         ({}, set()),
         ({"dead": lambda x: x.terminated | x.truncated}, {TRUNCATION}),
         ({"dead": lambda x: x.terminated & False}, {TERMINATION}),
-        ({"used": lambda x: x.real | True}, {STARTS}),
+        ({"dead": lambda x: x.terminated & ~x.truncated}, {"what ends in both ways is terminated"}),
+        ({"paid": lambda x: ~x.terminated}, {"a termination pays its last reward"}),
+        ({"used": lambda x: x.real | True, "paid": lambda x: True}, {STARTS}),
         ({"later": 0}, {"the error is its equation", TRUNCATION}),
     ],
 )
@@ -218,3 +220,10 @@ def test_what_cannot_be_checked_is_refused():
         check_td_error(lambda x: x.reward[:3])
     with pytest.raises(ValueError, match="of is 'q'"):
         check_td_error(td_error, "q")
+    for n in 0, (1, 0), 1.5:
+        with pytest.raises(ValueError, match="whole numbers of steps"):
+            check_n_step(n_step, n)
+    for nothing in (lambda: check_n_step(n_step, ()), lambda: check_td_error(td_error, trajectories=0)):
+        with pytest.raises(ValueError, match="check nothing"):
+            nothing()
+    assert check_n_step(n_step, 3).failures == ()
