@@ -82,6 +82,7 @@ def regrets(mdp: MDP, policy, discount, optimum: Solution) -> Array:
     """What a policy gives away in each state, [S]: V* - V_policy, both exact.
 
     Args: `policy` [S] of action indices or [S, A] of probabilities; the rest as in `compare`.
+    Raises: UserError for a model, policy or discount that makes no sense.
 
     Source: Agarwal, Jiang, Kakade & Sun (2022), lemma 1.11, https://rltheorybook.github.io; for state values: Singh &
     Yee (1994), https://doi.org/10.1007/BF00993308

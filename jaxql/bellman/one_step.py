@@ -11,6 +11,9 @@ from jaxql.types import Array
 def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
     """TD error [...] of a state value: r_t + discount_t * v_t - v_tm1; all arguments [...].
 
+    Raises:
+      ValueError: batch axes differ.
+
     Source: Sutton & Barto (2018), equation 6.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(td_learning(1.0, 2.0, 0.5, 4.0))

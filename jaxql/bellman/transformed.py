@@ -204,7 +204,8 @@ def muzero_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPair:
 def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     """`build_targets` for transformed values: (tx_pair, *its arguments) -> tx_pair.apply of its result.
 
-    The arguments at `value_argnums` go through tx_pair.apply_inv, whether given by position or by name.
+    The arguments at `value_argnums` go through tx_pair.apply_inv, whether given by position or by name. Shapes and
+    errors are those of `build_targets`, and [..., N] for values [...] where the pair is a two-hot one.
 
     Source: the operator T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593;
     van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687
@@ -226,6 +227,7 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     build_transformed.__name__ = build_transformed.__qualname__ = f"transformed_{name}"
     build_transformed.__doc__ = (
         f"`{name}` of transformed values: (tx_pair, *its arguments); see `transform_values`.\n\n"
+        f"Shapes and errors as in `{name}`: [..., T].\n\n"
         f"Source: that of `{name}`, under the operator T_h of Pohlen et al. (2018), proposition 3.1, "
         "https://arxiv.org/abs/1805.11593"
     )

@@ -16,6 +16,9 @@ def row(x, a):
 def probabilities(logits) -> Array:
     """Softmax [..., N] of logits [..., N]; logits that are all -inf (an illegal action) give the uniform distribution.
 
+    Raises:
+      ValueError: there is no axis N.
+
     Source: Sutton & Barto (2018), equation 13.2, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(probabilities(jnp.array([[0.0, 0.0], [-jnp.inf, -jnp.inf]])))

@@ -28,6 +28,9 @@ def two_hot(x, atoms) -> Array:
       x: [...].
       atoms: [N] in ascending order.
 
+    Raises:
+      ValueError: batch axes differ, or there is no axis N.
+
     Source: Farebrother et al. (2024), equation 3.2, https://arxiv.org/abs/2403.03950
 
     >>> print(two_hot(0.75, jnp.arange(3.0)))
@@ -48,6 +51,9 @@ def hl_gauss(x, edges, sigma=None) -> Array:
       x: [...]; outside the support it counts as the nearest end.
       edges: [N + 1] in ascending order.
       sigma: standard deviation; 0.75 of the mean width of a bin if None.
+
+    Raises:
+      ValueError: batch axes differ, or there is no axis of edges.
 
     Source: Imani & White (2018), section 3, https://arxiv.org/abs/1806.04613; Farebrother et al. (2024), equation
     3.3, https://arxiv.org/abs/2403.03950

@@ -177,6 +177,12 @@ def quantile_expected_sarsa(
 def fractions(logits) -> tuple[Array, Array]:
     """The learned fractions of FQF: taus [..., N + 1] from 0 to 1, the cumulated softmax, and their midpoints [..., N].
 
+    Args:
+      logits: [..., N].
+
+    Raises:
+      ValueError: there is no axis N.
+
     Source: Yang et al. (2019), section 3.4, in the text, https://arxiv.org/abs/1911.02140; the midpoints: Dabney et
     al. (2018), lemma 2, https://arxiv.org/abs/1710.10044
 

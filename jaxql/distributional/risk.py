@@ -184,7 +184,11 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
 
 
 def power(tau, eta) -> Array:
-    """Power distortion: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)); shapes broadcast.
+    """Power distortion [...]: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)).
+
+    Args:
+      tau: [...] fractions in [0, 1].
+      eta: a number, or of a shape that broadcasts with tau's.
 
     Negative eta is averse to risk, positive eta seeks it; 0 is neutral. Of n - 1 the distorted mean is that of the best
     of n draws, of 1 - n that of the worst.
@@ -201,7 +205,9 @@ def power(tau, eta) -> Array:
 
 
 def wang(tau, eta) -> Array:
-    """Wang's distortion: Phi(Phi^-1(tau) + eta), Phi the normal distribution function; negative eta is averse to risk.
+    """Wang's distortion [...]: Phi(Phi^-1(tau) + eta), Phi the normal distribution function.
+
+    Negative eta is averse to risk. Arguments as in `power`.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; numbered in Zhang et
     al. (2025), equation 5, who weigh quantiles by its slope, so that positive eta is averse there,
@@ -216,9 +222,10 @@ def wang(tau, eta) -> Array:
 
 
 def cpw(tau, eta) -> Array:
-    """Cumulative probability weighting: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta); people's eta is about 0.71.
+    """Cumulative probability weighting [...]: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta).
 
-    Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for eta above 0.28 or so.
+    People's eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for
+    eta above 0.28 or so. Arguments as in `power`, with eta above 0.
 
     Source: Tversky & Kahneman (1992), equation 6, https://doi.org/10.1007/BF00122574; 0.71: Dabney et
     al. (2018), section 4, https://arxiv.org/abs/1806.06923

@@ -17,7 +17,9 @@ from jaxql.types import MDP, Array
 def action_values(mdp: MDP, values: Array, discount) -> Array:
     """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
 
-    Args: `values` [..., S]; `discount` scalar in [0, 1]. Returns q [..., S, A].
+    Args: `values` [..., S]; `discount` scalar in [0, 1].
+    Returns: q [..., S, A].
+    Raises: ValueError for values of another shape.
 
     Source: Sutton & Barto (2018), equation 4.6, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -36,6 +38,8 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
     """(T v)(s) = max_a q[s, a], [..., S] -> [..., S]: monotone, and in the maximum norm a contraction by `discount`.
 
+    Arguments and errors as in `action_values`.
+
     Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; a contraction:
     Puterman (1994), proposition 6.2.4, https://doi.org/10.1002/9780470316887
 
@@ -49,6 +53,9 @@ def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
 def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
     """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [..., S]; `policy` is [S] of action indices or [S, A] of probabilities.
 
+    Other arguments as in `action_values`.
+    Raises: ValueError for values or a policy of another shape.
+
     Source: Sutton & Barto (2018), equation 4.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> loop = MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [1.0])))
@@ -60,6 +67,8 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
 
 def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
     """(T q)(s, a) = sum_k p (r + discount max_b q[next, b]), [..., S, A] -> [..., S, A]: monotone, a contraction.
+
+    Raises: ValueError for action values of another shape.
 
     Source: Sutton & Barto (2018), equation 3.20, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -74,6 +83,7 @@ def bellman_expectation_q(mdp: MDP, policy: Array, q_values: Array, discount) ->
     """(T_pi q)(s, a) = sum_k p (r + discount sum_b pi[next, b] q[next, b]), [..., S, A] -> [..., S, A].
 
     `policy` is [S] of action indices or [S, A] of probabilities.
+    Raises: ValueError for action values or a policy of another shape.
 
     Source: Bellemare, Dabney & Munos (2017), equation 2, https://arxiv.org/abs/1707.06887
 
@@ -100,6 +110,8 @@ def _of_states(mdp, name, x, rank):
 
 def average(policy: Array, q: Array) -> Array:
     """Mean [..., S] of q [..., S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
+
+    Raises: ValueError for a policy of another shape.
 
     Source: Sutton & Barto (2018), equation 7.8, http://incompleteideas.net/book/the-book-2nd.html
 

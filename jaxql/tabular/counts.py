@@ -21,7 +21,7 @@ class Counts(NamedTuple):
 
 
 def empty_counts(num_states: int, num_actions: int) -> Counts:
-    """Counts of nothing.
+    """Counts of nothing, [S, A, S] each.
 
     Source: Jaksch, Ortner & Auer (2010), figure 1, step 2, https://jmlr.org/papers/v11/jaksch10a.html
 

@@ -34,6 +34,7 @@ def watkins_q_lambda_update(
     Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `real`
     [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
     Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
+    Raises: ValueError for a column or traces of another shape, and for a table of integers.
 
     Source: Sutton & Barto (1998), figure 7.14, http://incompleteideas.net/book/ebook/node78.html; Watkins (1989),
     chapter 7
@@ -54,7 +55,7 @@ def naive_q_lambda_update(
     """One step of naive Q(lambda) from each of B worlds: as Watkins', but exploring does not end the trace.
 
     Simpler, and no longer off-policy: what follows an exploratory action counts. With a single action it is TD(lambda).
-    Arguments and results as in `watkins_q_lambda_update`, which needs `next_action` too.
+    Arguments, results and errors as in `watkins_q_lambda_update`, which needs `next_action` too.
 
     Source: Sutton & Barto (2018), equations 12.5 and 12.7 for action values, with the maximum as bootstrap,
     http://incompleteideas.net/book/the-book-2nd.html; Sutton & Barto (1998), section 7.6,

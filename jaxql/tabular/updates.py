@@ -17,7 +17,8 @@ def _in_turn(table, error_of, pair_of, real, learning_rate, **columns) -> tuple[
     def one_world(table, carried):
         real, *row, rate = carried
         error = jnp.where(real, error_of(table, *row), 0)
-        return table.at[pair_of(*row)].add((rate * error).astype(table.dtype)), error.astype(table.dtype)
+        step = jnp.where(real, rate * error, 0)  # without it XLA may fuse product and sum, which rounds differently
+        return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
 
     return jax.lax.scan(one_world, table, rows_of(table, real, **columns, learning_rate=learning_rate))
 
@@ -31,6 +32,7 @@ def q_learning_update(q, state, action, reward, discount, next_state, real, lear
     Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
     a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
     Returns: the new q, and the TD errors [B], 0 where not `real`.
+    Raises: ValueError for a column of another shape, and for a table of integers.
 
     Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html; Watkins & Dayan
     (1992), https://doi.org/10.1007/BF00992698
@@ -52,7 +54,7 @@ def sarsa_update(
 ) -> tuple[Array, Array]:
     """One step of SARSA from each of B worlds: q[s, a] += learning_rate * (r + discount * q[s', a'] - q[s, a]).
 
-    Arguments and results as in `q_learning_update`; `next_action` [B] is the action that will be taken in s'.
+    Arguments, results and errors as in `q_learning_update`; `next_action` [B] is the action that will be taken in s'.
 
     Source: Sutton & Barto (2018), equation 6.7, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -93,7 +95,7 @@ def expected_sarsa_update(
     """One step of expected SARSA: q[s, a] += learning_rate * (r + discount * sum_b pi(b|s') q[s', b] - q[s, a]).
 
     pi is epsilon-greedy on q as it stands, ties shared equally; `epsilon` [B] or scalar, 0 gives Q-learning. Other
-    arguments and results as in `q_learning_update`.
+    arguments, results and errors as in `q_learning_update`.
 
     Source: Sutton & Barto (2018), equation 6.9, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -117,7 +119,7 @@ def double_q_learning_update(
 
     A coin for each world chooses the table i that learns; the other, j, evaluates its choice. Act on q[0] + q[1].
 
-    Args: `q` [2, S, A]; `key` of the B coins; the rest as in `q_learning_update`.
+    Args: `q` [2, S, A]; `key` of the B coins; the rest, and errors, as in `q_learning_update`.
     Returns: the new q [2, S, A], and the TD errors [B], 0 where not `real`.
 
     Source: Sutton & Barto (2018), equation 6.10, http://incompleteideas.net/book/the-book-2nd.html; van Hasselt (2010),
@@ -152,6 +154,7 @@ def n_step_q_learning_update(
     `terminated`, `truncated`, `real` [B, T]; `n` a positive Python integer; `gamma` a number; `learning_rate` a number
     or [B, T].
     Returns: the new q, and the TD errors [B, T], 0 where not `real`.
+    Raises: ValueError for n below 1, for rows, states or actions of another shape, and for a table of integers.
 
     Source: Sutton & Barto (2018), equations 7.4 and 7.5 with the maximum as bootstrap,
     http://incompleteideas.net/book/the-book-2nd.html
