@@ -110,7 +110,8 @@ def check_steps(equation, n):
 def check_index(what, i, length):
     """Under `checked`: i [...] must be in 0 .. length - 1."""
     if _CHECKING.get():
-        within = (i >= 0) & (i <= jnp.minimum(length - 1, jnp.iinfo(i.dtype).max).astype(i.dtype))
+        last = jnp.asarray(min(length - 1, jnp.iinfo(i.dtype).max), i.dtype)  # a length itself may not fit in i's
+        within = (i >= 0) & (i <= last)
         checkify.check(jnp.all(within), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)
 
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.bellman.core import product
 from jaxql.errors import UserError
 from jaxql.planning.numbers import lowest_argmax, tree_sum
 from jaxql.types import MDP, Array
@@ -29,8 +28,9 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
     """
 
     def one(values):
-        ahead = jnp.where(mdp.ends, 0, values[mdp.next_state])
-        return tree_sum(product(mdp.probability, mdp.reward + discount * ahead))
+        worth = mdp.reward + discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
+        worth = jnp.where((mdp.probability == 0) & ~jnp.isfinite(worth), 0, worth)  # such a successor only pads
+        return tree_sum(mdp.probability * worth)
 
     return _mapped(one, _of_states(mdp, "values", values, 1), 1)
 

@@ -64,7 +64,9 @@ def value_iteration(
     """Repeats V <- T V from 0 until max|V - V*| <= tolerance is proven, or cannot be.
 
     Below discount 1, `converged` promises |values - V*| <= tolerance and |q_values - Q*| <= tolerance everywhere. V*
-    belongs to the model as it was before its numbers were rounded to their dtype (whole numbers are taken as exact).
+    belongs to the model as it was before its numbers were rounded to their dtype; rewards that are whole, and below the
+    least whole number that the dtype lacks, are taken as exact.
+
     Proof: let b be discount times the largest probability of going on, rho = max|V_n - V_(n-1)|, and d bound the
     rounding of one sweep, that of the data and of float64 arithmetic (see `sweeps.noise`). T contracts by b and
     |V_n - T V_(n-1)| <= d, so e = |V_n - V*| <= d + b |V_(n-1) - V*| <= d + b (rho + e): e <= (b rho + d) / (1 - b).
