@@ -16,9 +16,9 @@ from jaxql.replay import blank_step
 from jaxql.types import Spec
 
 DQN = agents.REGISTRY["dqn"]
-IMAGES = Spec(jax.ShapeDtypeStruct((2, 25, 25, 1), jnp.uint8), num_actions=3, num_worlds=2)
+IMAGES = Spec(jax.ShapeDtypeStruct((2, 10, 10, 1), jnp.uint8), num_actions=3, num_worlds=2)
 TABLE = Spec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=3, num_worlds=2, num_states=5)
-SMALL = dict(network="der-cnn", dense_width=4, capacity=64, batch_size=4)
+SMALL = dict(network="minatar-cnn", dense_width=4, capacity=64, batch_size=4)
 
 
 def filled(config, spec, seed=0):
@@ -56,7 +56,7 @@ def test_a_reset_is_its_definition_and_falls_on_every_third_update(target, keep=
     config = DQN.config(**SMALL, target=target, tau=0.1, reset_every_updates=3, reset_keep=keep)
     agent, state = filled(config, IMAGES)
     never = jax.jit(DQN.make(dataclasses.replace(config, reset_every_updates=0), IMAGES).learn)
-    learn, draw = jax.jit(agent.learn), jax.jit(make_network("der-cnn", IMAGES, dense_width=4).init)
+    learn, draw = jax.jit(agent.learn), jax.jit(make_network("minatar-cnn", IMAGES, dense_width=4).init)
     for update in range(1, 7):
         plain, (state, _) = never(state)[0], learn(state)
         if update % 3:
