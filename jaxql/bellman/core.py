@@ -107,9 +107,14 @@ def check_steps(equation, n):
         raise ValueError(f"{equation}: n is {n}; a window has a whole number of steps, at least 1")
 
 
+def checking():
+    """Whether this is being traced under `checked`."""
+    return _CHECKING.get()
+
+
 def check_index(what, i, length):
     """Under `checked`: i [...] must be in 0 .. length - 1."""
-    if _CHECKING.get():
+    if checking():
         last = jnp.asarray(min(length - 1, jnp.iinfo(i.dtype).max), i.dtype)  # a length itself may not fit in i's
         within = (i >= 0) & (i <= last)
         checkify.check(jnp.all(within), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)

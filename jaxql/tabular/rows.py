@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 
-from jaxql.bellman.core import check_index
+from jaxql.bellman.core import check_index, checking
 
 
 def rows_of(table, real, state, **others) -> tuple:
     """`real`, `state` and the others in their order, as [B] each; all but `state` may be one number for all worlds.
 
-    A row that is not real is handed on as zeros: it may hold anything.
+    A row that is not real may hold anything; under `jaxql.bellman.checked` it is handed on as zeros, which pass.
 
     Raises: ValueError for a column of another shape, and for a table of integers, which would round every step to 0.
     """
@@ -22,7 +22,8 @@ def rows_of(table, real, state, **others) -> tuple:
         if x.shape not in ((), shape):
             raise ValueError(f"{name} has shape {x.shape}; it needs {shape}, as state, or one number for all")
     spread = {name: jnp.broadcast_to(x, shape) for name, x in columns.items()}
-    spread = {name: jnp.where(spread["real"], x, jnp.zeros_like(x)) for name, x in spread.items()}
+    if checking():
+        spread = {name: jnp.where(spread["real"], x, jnp.zeros_like(x)) for name, x in spread.items()}
     check_places(table.shape[-2:], spread["real"], **{x: spread[x] for x in ("state", "next_state") if x in spread})
     return tuple(spread.values())
 
