@@ -247,8 +247,8 @@ def c51_loss(
     Raises:
       ValueError: the rows of an argument are not N, or mask is not [N, A].
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887; divergence: Hessel et al.
-    (2018), section "The Integrated Agent", https://arxiv.org/abs/1710.02298
+    Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887; divergence:
+    Hessel et al. (2018), section "The Integrated Agent", https://arxiv.org/abs/1710.02298
 
     >>> table = jnp.zeros((2, 1, 3))
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),

@@ -337,8 +337,9 @@ def transformed_n_step_q_learning(
     Raises:
       ValueError: n is not positive, or lengths or batch axes differ.
 
-    Source: Kapturowski et al. (2019), section 2.3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX; the operator
-    T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593, over n steps
+    Source: Sutton & Barto (2018), equation 7.1, http://incompleteideas.net/book/the-book-2nd.html, under the operator
+    T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593; Kapturowski et al.
+    (2019), section 2.3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX
 
     >>> q, a = jnp.array([[0.0, 1.0], [2.0, 4.0]]), jnp.array([0, 0])
     >>> print(transformed_n_step_q_learning(q, a, q, jnp.argmax(q, -1), jnp.ones(2), jnp.full(2, 0.5), n=2))

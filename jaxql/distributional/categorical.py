@@ -120,7 +120,7 @@ def c51_target(r_t, discount_t, logits_t, q_selector, atoms, *, stop_target_grad
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+    Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887
 
     >>> atoms, sure = jnp.arange(3.0), jnp.array([-jnp.inf, 0.0, -jnp.inf])
     >>> print(c51_target(0.5, 0.5, jnp.stack([sure, jnp.zeros(3)]), jnp.array([1.0, -jnp.inf]), atoms))
@@ -169,7 +169,7 @@ def categorical_q_learning(
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
+    Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887
 
     >>> z, logits = jnp.arange(2.0), jnp.zeros((3, 2))
     >>> print(categorical_q_learning(z, logits, 0, 1.0, 0.9, z, logits))
@@ -188,8 +188,8 @@ def categorical_double_q_learning(
 
     Shapes and errors as in `categorical_q_learning`; `q_t_selector` [..., A] holds scalar action values.
 
-    Source: Bellemare, Dabney & Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887, with the selection of
-    van Hasselt, Guez & Silver (2016), equation 4, https://arxiv.org/abs/1509.06461
+    Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887, with the
+    selection of van Hasselt, Guez & Silver (2016), equation 4, https://arxiv.org/abs/1509.06461
 
     >>> z, logits = jnp.arange(2.0), jnp.zeros((3, 2))
     >>> print(categorical_double_q_learning(z, logits, 0, 1.0, 0.9, z, logits, jnp.arange(3.0)))

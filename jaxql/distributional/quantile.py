@@ -74,7 +74,8 @@ def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gra
     Raises:
       ValueError: an argument lacks axes, or batch axes differ.
 
-    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
+    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044; its operator: Bellemare, Dabney & Munos
+    (2017), equation 3, https://arxiv.org/abs/1707.06887
 
     >>> print(quantile_target(1.0, 0.5, jnp.array([[0.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, -jnp.inf])))
     [1. 2.]
@@ -135,7 +136,7 @@ def quantile_q_learning(
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
 
-    Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
+    Source: Dabney et al. (2018), equation 10 and algorithm 1, https://arxiv.org/abs/1710.10044
 
     >>> print(quantile_q_learning(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), jnp.eye(2)))
     0.625

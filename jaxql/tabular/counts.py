@@ -71,8 +71,10 @@ def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=N
 
     Raises: UserError for another `unvisited`.
 
-    Source: Jaksch, Ortner & Auer (2010), figure 1, step 3, https://jmlr.org/papers/v11/jaksch10a.html; the optimistic
-    model: Brafman & Tennenholtz (2002), https://jmlr.org/papers/v3/brafman02a.html
+    Source: Sutton & Barto (2018), equations 3.4 and 3.6, by frequencies,
+    http://incompleteideas.net/book/the-book-2nd.html; Jaksch, Ortner & Auer (2010), figure 1, step 3,
+    https://jmlr.org/papers/v11/jaksch10a.html; the optimistic model: Brafman & Tennenholtz (2002),
+    https://jmlr.org/papers/v3/brafman02a.html
 
     >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
     >>> empirical_mdp(seen).probability[0, 0].tolist()

@@ -36,8 +36,9 @@ def watkins_q_lambda_update(
     Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
     Raises: ValueError for a column or traces of another shape, and for a table of integers.
 
-    Source: Sutton & Barto (1998), figure 7.14, http://incompleteideas.net/book/ebook/node78.html; Watkins (1989),
-    chapter 7
+    Source: Sutton & Barto (2018), equations 12.5 and 12.7 for action values, with the maximum as bootstrap,
+    http://incompleteideas.net/book/the-book-2nd.html; where the trace ends: Sutton & Barto (1998), figure 7.14,
+    http://incompleteideas.net/book/ebook/node78.html
 
     >>> table, row = jnp.array([[0.0, 0.0], [2.0, 4.0]]), list(map(jnp.array, ([0], [0], [1.0], 0.5, [1], [1], [True])))
     >>> q, traces, errors = watkins_q_lambda_update(table, jnp.zeros((1, 2, 2)), *row, 0.5, 0.5)
