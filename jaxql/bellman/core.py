@@ -79,9 +79,14 @@ def _batches(equation, arrays, cores_of):
     return batches
 
 
+def weighed(factor, x):
+    """x, with 0 for what is not finite and has no weight: it must not count, nor spoil a gradient."""
+    return jnp.where((factor == 0) & ~jnp.isfinite(x), 0, x)
+
+
 def product(factor, x):
     """factor * x, where 0 times an infinity or a NaN is 0."""
-    return factor * jnp.where((factor == 0) & ~jnp.isfinite(x), 0, x)
+    return factor * weighed(factor, x)
 
 
 def bootstrap(r_t, discount_t, v_t):

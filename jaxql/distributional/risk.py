@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
-from jaxql.bellman.core import batched, product, promoted
+from jaxql.bellman.core import batched, product, promoted, weighed
 from jaxql.types import Array
 
 
@@ -64,7 +64,7 @@ def variance(values, probs=None) -> Array:
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
     """
-    values = jnp.where((probs == 0) & ~jnp.isfinite(values), 0, values)
+    values = weighed(probs, values)
     return mean((values - mean(values, probs)) ** 2, probs)
 
 
@@ -137,16 +137,13 @@ def entropic(values, probs=None, *, beta) -> Array:
     0.3799 0.5
     """
     beta = jnp.asarray(beta, probs.dtype)
-    end = jnp.where(beta < 0, -jnp.inf, jnp.inf)  # of values that do not count, and are therefore not the heaviest
-    possible = jnp.where(probs > 0, values, end)
-    heaviest = jax.lax.stop_gradient(jnp.where(beta < 0, jnp.max(possible), jnp.min(possible)))
-    sound = jnp.isfinite(heaviest) & (beta != 0)
-    slope, shift = jnp.where(sound, beta, 1), jnp.where(sound, heaviest, 0)
-    excess = -slope * jnp.where((probs > 0) & sound, values - shift, 0)  # at most 0
-    small = jnp.sum(probs * jnp.expm1(excess))
-    rest = jnp.where(small < -0.5, jnp.log(jnp.sum(probs * jnp.exp(excess))), jnp.log1p(jnp.maximum(small, -0.5)))
-    certain = shift - rest / slope
-    return jnp.where(sound, certain, jnp.where(beta == 0, mean(values, probs), heaviest))
+    slope, values = jnp.where(beta == 0, 1, beta), weighed(probs, values)
+    exponents = jnp.where(probs > 0, -slope * values, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(exponents))
+    below = jnp.where((probs > 0) & jnp.isfinite(top), exponents - top, 0)
+    small = jnp.sum(probs * jnp.expm1(below))  # exact near 0, where the logarithm of the sum is not
+    rest = jnp.where(small < -0.5, jnp.log(jnp.sum(probs * jnp.exp(below))), jnp.log1p(jnp.maximum(small, -0.5)))
+    return jnp.where(beta == 0, mean(values, probs), -(top + rest) / slope)
 
 
 @_reading
