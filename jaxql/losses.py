@@ -22,7 +22,7 @@ import numpy as np
 import optax
 
 from jaxql import bellman, distributional
-from jaxql.bellman.core import batched, bootstrap, product, taken
+from jaxql.bellman.core import batched, bootstrap, checking, product, taken
 from jaxql.distributional import Quantiles
 from jaxql.distributional.categorical import row
 from jaxql.types import Array, Transition
@@ -62,8 +62,11 @@ def _taken(outputs, action):
     return row(outputs, action)
 
 
-def _check_rows(transitions):
-    """Raises ValueError, naming the field, unless all have the N rows of the actions."""
+def _rows(transitions) -> Transition:
+    """The transitions, unless a field lacks the N rows of the actions: then ValueError, naming it.
+
+    Under `jaxql.bellman.checked` a row of weight 0 has action 0, which passes: its own does not count.
+    """
     shape = np.shape(transitions.action)
     if len(shape) != 1:
         raise ValueError(f"action has shape {shape}; it needs [N], an action for each row")
@@ -74,6 +77,9 @@ def _check_rows(transitions):
         for leaf in jax.tree.leaves(getattr(transitions, name)):
             if np.shape(leaf)[:1] != shape:
                 raise ValueError(f"{name} has shape {np.shape(leaf)}; it needs {shape[0]} rows, as action")
+    if checking():
+        return transitions._replace(action=jnp.where(transitions.weight == 0, 0, transitions.action))
+    return transitions
 
 
 def _counted(x, weight):
@@ -98,19 +104,13 @@ def _call(apply, params, obs, key, draw):
 
 
 def _outputs(params, target_params, transitions, apply, double, key, redraw=False) -> tuple[Transition, _Outputs]:
-    """The rows and the outputs that a loss reads; a row that does not count has some action, whatever it held.
-
-    With `redraw` and a key the target network chooses by a draw of its own.
-    """
-    _check_rows(transitions)
+    """The rows, and the outputs that a loss reads; with `redraw` and a key the target network chooses by another draw."""
+    transitions = _rows(transitions)
     now = _call(apply, params, transitions.obs, key, 0)
     value = selector = _call(apply, target_params, transitions.next_obs, key, 1)
     if double or (redraw and key is not None):
         selector = _call(apply, params if double else target_params, transitions.next_obs, key, 2)
-    action, weight = jnp.asarray(transitions.action), jnp.asarray(transitions.weight)
-    within = jnp.clip(action, 0, jax.tree.leaves(now)[0].shape[1] - 1)
-    rows = transitions._replace(action=jnp.where(weight == 0, within, action), weight=weight)
-    return rows, _Outputs(now=now, value=value, selector=selector)
+    return transitions, _Outputs(now=now, value=value, selector=selector)
 
 
 def dqn_loss(
