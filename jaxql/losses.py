@@ -104,7 +104,7 @@ def _call(apply, params, obs, key, draw):
 
 
 def _outputs(params, target_params, transitions, apply, double, key, redraw=False) -> tuple[Transition, _Outputs]:
-    """The rows, and the outputs that a loss reads; with `redraw` and a key the target network chooses by another draw."""
+    """The rows, and the outputs that a loss reads; with `redraw` and a key the target chooses by a draw of its own."""
     transitions = _rows(transitions)
     now = _call(apply, params, transitions.obs, key, 0)
     value = selector = _call(apply, target_params, transitions.next_obs, key, 1)
