@@ -16,7 +16,7 @@ from benchmarks.peers import CAPACITY
 
 PACKAGES = {"torch": "torch", "stable_baselines3": "stable-baselines3", "sbx": "sbx-rl", "cv2": "opencv-python"}
 TORCH_NOTE = "AtariVectorEnv, observations and next observations as bytes in one tensor, fused Adam"
-BASELINES_NOTE = "its own Atari wrappers, worlds one after another, Huber loss"
+BASELINES_NOTE = "its own Atari wrappers, envs one after another, Huber loss"
 CONTESTANTS = [  # name, setting, env steps of a run (about 15 s on two cores), modules needed, note
     ("jaxql", "cleanrl", 2_000, (), "AtariVectorEnv, the update runs while the emulators do"),
     ("jaxql, bfloat16", "cleanrl", 2_000, (), "the same, its convolutions in bfloat16"),
@@ -25,7 +25,7 @@ CONTESTANTS = [  # name, setting, env steps of a run (about 15 s on two cores), 
     ("PyTorch port, channels_last, bfloat16", "cleanrl", 2_000, ("torch",), f"{TORCH_NOTE}, autocast"),
     ("Stable-Baselines3 DQN", "cleanrl", 2_000, ("stable_baselines3", "cv2"), f"{BASELINES_NOTE}, gradients clipped"),
     ("SBX DQN", "cleanrl", 240, ("sbx", "stable_baselines3", "cv2"), f"{BASELINES_NOTE}, net_arch [512]"),
-    ("jaxql", "notebook", 500, (), "AtariVectorEnv of one world, the update runs while the emulator does"),
+    ("jaxql", "notebook", 500, (), "AtariVectorEnv of one env, the update runs while the emulator does"),
     ("jaxql, bfloat16", "notebook", 500, (), "the same, its convolutions in bfloat16"),
     ("PyTorch port, NCHW", "notebook", 500, ("torch",), TORCH_NOTE),
     ("PyTorch port, channels_last", "notebook", 500, ("torch",), TORCH_NOTE),

@@ -13,14 +13,14 @@ BATCH, LENGTH, ACTIONS, ATOMS = 65_536, 64, 6, 51
 def rows(quick: bool = False):
     rng = np.random.default_rng(0)
     batch = BATCH // 8 if quick else BATCH
-    worlds = batch // LENGTH
+    envs = batch // LENGTH
 
     def normal(*shape):
         return jnp.asarray(rng.normal(size=shape), jnp.float32)
 
     q, q_t, reward, discount = normal(batch, ACTIONS), normal(batch, ACTIONS), normal(batch), jnp.full(batch, 0.99)
     action = jnp.asarray(rng.integers(ACTIONS, size=batch))
-    sequence, gammas = normal(worlds, LENGTH), jnp.full((worlds, LENGTH), 0.99)
+    sequence, gammas = normal(envs, LENGTH), jnp.full((envs, LENGTH), 0.99)
     atoms, logits = jnp.linspace(-10, 10, ATOMS), normal(batch // 16, ACTIONS, ATOMS)
     few = slice(batch // 16)
     contestants = {

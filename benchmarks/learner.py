@@ -14,7 +14,7 @@ import optax
 
 from benchmarks.measure import interleaved
 from jaxql import losses, networks, onednn
-from jaxql.types import Spec, Transition
+from jaxql.types import EnvSpec, Transition
 
 ACTIONS = 6
 METHODS = "onednn", "products", "xla"
@@ -61,7 +61,7 @@ def rows(quick: bool = False):
 
 
 def _jax_update(frames, action, reward, method, bfloat16=False, inside_scan=False):
-    spec = Spec(jax.ShapeDtypeStruct(frames[0].shape, jnp.uint8), ACTIONS, len(action), stack=4)
+    spec = EnvSpec(jax.ShapeDtypeStruct(frames[0].shape, jnp.uint8), ACTIONS, len(action), stack=4)
     network = networks.make_network("nature-cnn", spec, convolution=method, bfloat16=bfloat16)
     optimizer = optax.adam(2.5e-4)
     weight = jnp.ones(len(action))

@@ -24,7 +24,7 @@ CHUNK = 1_000  # env steps between the books that `jaxql train` keeps
 
 
 class Setting(NamedTuple):
-    """Worlds that step together, and updates at each such tick."""
+    """Envs that step together, and updates at each such tick."""
 
     num_envs: int
     updates: int
@@ -82,14 +82,14 @@ def pytorch(setting: Setting, channels_last: bool, bfloat16: bool = False):
 
     torch.set_num_threads(THREADS)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    worlds, rng = setting.num_envs, np.random.default_rng(0)
-    env = AtariVectorEnv("pong", worlds, num_threads=THREADS)
+    envs, rng = setting.num_envs, np.random.default_rng(0)
+    env = AtariVectorEnv("pong", envs, num_threads=THREADS)
     online, target = (_nature_cnn().to(memory_format=memory_format) for _ in range(2))
     target.load_state_dict(online.state_dict())
     optimizer = torch.optim.Adam(online.parameters(), LEARNING_RATE, fused=True)
     frames = torch.zeros(CAPACITY, 2, 4, 84, 84, dtype=torch.uint8)  # an observation and the next one
     actions, rewards, ends = np.zeros(CAPACITY, np.int64), np.zeros(CAPACITY, np.float32), np.zeros(CAPACITY, bool)
-    obs, over = env.reset(seed=0)[0], np.zeros(worlds, bool)
+    obs, over = env.reset(seed=0)[0], np.zeros(envs, bool)
     ticks_played = stored = updates = 0
 
     def scaled(images):
@@ -99,7 +99,7 @@ def pytorch(setting: Setting, channels_last: bool, bfloat16: bool = False):
         return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
 
     def act():
-        explore, action = rng.random(worlds) < EPSILON, rng.integers(ACTIONS, size=worlds)
+        explore, action = rng.random(envs) < EPSILON, rng.integers(ACTIONS, size=envs)
         if explore.all():
             return action
         with torch.inference_mode(), precision():
@@ -107,18 +107,18 @@ def pytorch(setting: Setting, channels_last: bool, bfloat16: bool = False):
 
     def tick():
         nonlocal obs, over, stored, ticks_played
-        action, real = act(), ~over  # a world that was over only resets itself
+        action, valid = act(), ~over  # an env that was over only resets itself
         next_obs, reward, terminated, truncated, _ = env.step(action)
-        slots = (stored + np.arange(real.sum())) % CAPACITY
-        frames[slots] = torch.from_numpy(np.stack([obs[real], next_obs[real]], 1))
-        actions[slots], rewards[slots], ends[slots] = action[real], reward[real], terminated[real]
+        slots = (stored + np.arange(valid.sum())) % CAPACITY
+        frames[slots] = torch.from_numpy(np.stack([obs[valid], next_obs[valid]], 1))
+        actions[slots], rewards[slots], ends[slots] = action[valid], reward[valid], terminated[valid]
         obs, over, stored, ticks_played = (
             next_obs,
-            (terminated | truncated) & real,
+            (terminated | truncated) & valid,
             stored + len(slots),
             ticks_played + 1,
         )
-        if ticks_played % (TARGET_PERIOD // worlds) == 0:
+        if ticks_played % (TARGET_PERIOD // envs) == 0:
             target.load_state_dict(online.state_dict())
 
     def update():
@@ -143,7 +143,7 @@ def pytorch(setting: Setting, channels_last: bool, bfloat16: bool = False):
                 update()
         return stored, updates
 
-    for _ in range(WARMUP // worlds):
+    for _ in range(WARMUP // envs):
         tick()
     return play
 
@@ -202,7 +202,7 @@ def notebook(setting: Setting):
 
 
 def baselines(setting: Setting, library: str):
-    """The DQN of Stable-Baselines3 or of SBX, on Stable-Baselines3's own Atari worlds."""
+    """The DQN of Stable-Baselines3 or of SBX, on Stable-Baselines3's own Atari envs."""
     import importlib
 
     import ale_py

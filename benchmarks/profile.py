@@ -14,7 +14,7 @@ from benchmarks.learner import ACTIONS, FLOPS, matmul_peak
 from benchmarks.measure import interleaved
 from jaxql import networks
 from jaxql.convolution import convolve
-from jaxql.types import Spec
+from jaxql.types import EnvSpec
 
 LAYERS = (  # side, channels, kernel, stride, features
     (84, 4, 8, 4, 32),
@@ -46,7 +46,7 @@ def pieces(batch: int) -> dict:
         return lambda: f(*args)
 
     frames = jnp.asarray(rng.integers(256, size=(batch, 4, 84, 84), dtype=np.uint8))
-    network = networks.make_network("nature-cnn", Spec(jax.eval_shape(lambda: frames), ACTIONS, batch, stack=4))
+    network = networks.make_network("nature-cnn", EnvSpec(jax.eval_shape(lambda: frames), ACTIONS, batch, stack=4))
     params, optimizer = network.init(jax.random.key(0), frames), optax.adam(1e-4)
     gradient = jax.grad(lambda params, obs: jnp.sum(network.apply(params, obs)[0]))
     wide, weights, narrow = normal(batch, 3136), normal(3136, 512), normal(batch, 512)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.measure import interleaved
-from jaxql.replay import blank_step, prioritised_replay, uniform_replay
+from jaxql.replay import prioritised_replay, uniform_replay, zero_step
 
-WORLDS, BATCH = 16, 32
+ENVS, BATCH = 16, 32
 
 
 def rows(quick: bool = False):
@@ -17,9 +17,9 @@ def rows(quick: bool = False):
 
 def _one(kind, capacity, quick):
     replay = kind(capacity, n_step=3)
-    step = blank_step(jnp.zeros((WORLDS, 8)))._replace(real=jnp.ones(WORLDS, bool))
+    step = zero_step(jnp.zeros((ENVS, 8)))._replace(valid=jnp.ones(ENVS, bool))
     add, sample = jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample, static_argnums=2)
-    ring = jax.jit(lambda ring: jax.lax.fori_loop(0, capacity // WORLDS + 4, lambda _, r: replay.add(r, step), ring))(
+    ring = jax.jit(lambda ring: jax.lax.fori_loop(0, capacity // ENVS + 4, lambda _, r: replay.add(r, step), ring))(
         replay.init(step)
     )
     key, gamma, beta = jax.random.key(0), jnp.float32(0.99), jnp.float32(0.5)
@@ -45,7 +45,7 @@ def _one(kind, capacity, quick):
             "part": "replay",
             "name": f"{kind.__name__} {name}",
             "capacity": capacity,
-            "worlds": WORLDS,
+            "envs": ENVS,
             "batch": BATCH,
             "milliseconds": 1e3 * row["seconds"],
             "compile_seconds": row["first_call"],

@@ -120,7 +120,7 @@ SHOWN = {  # a part: what tells its rows apart, what they measure and how it is 
     "learner": (["batch"], "milliseconds", "{:.1f} ms", "an update of the Nature CNN"),
     "profile": (["batch"], "milliseconds", "{:.2f} ms", "parts of that update, each alone"),
     "end_to_end": (["setting"], "env_steps_per_second", "{:.0f}", "Pong, env steps a second"),
-    "replay": (["capacity"], "milliseconds", "{:.3f} ms", "replay, 16 worlds, batch of 32"),
+    "replay": (["capacity"], "milliseconds", "{:.3f} ms", "replay, 16 envs, batch of 32"),
     "tabular": (["agents"], "million_updates_per_second", "{:.1f} M", "Q-updates a second"),
     "seeds": (["seeds"], "env_steps_per_second", "{:,.0f}", "agents in one program, env steps a second of all"),
     "overhead": (["envs"], "milliseconds", "{:.2f} ms", "the host's part of a tick, emulator and agent idle"),

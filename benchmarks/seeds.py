@@ -5,16 +5,16 @@ import jax
 from benchmarks.measure import interleaved
 from jaxql import agents, loop
 from jaxql.agents.base import hyper_of
-from jaxql.envs.worlds import catch, endless
+from jaxql.envs.worlds import autoreset, catch
 
-WORLDS, ROUNDS = 8, 200
+ENVS, ROUNDS = 8, 200
 
 
 def rows(quick: bool = False):
     entry = agents.entry_of("dqn")
     config = agents.settings(entry, "", capacity=2_000, batch_size=32)
-    agent = entry.make(config, catch().spec(WORLDS))
-    begin, env_step = endless(catch(), WORLDS)
+    agent = entry.make(config, catch().spec(ENVS))
+    begin, env_step = autoreset(catch(), ENVS)
 
     def start(key):
         env, obs = begin(key)
@@ -37,7 +37,7 @@ def rows(quick: bool = False):
             "part": "seeds",
             "name": "dqn, Catch",
             "seeds": seeds,
-            "env_steps_per_second": seeds * ROUNDS * WORLDS / row["seconds"],
+            "env_steps_per_second": seeds * ROUNDS * ENVS / row["seconds"],
             "updates_per_second": seeds * ROUNDS * 2 / row["seconds"],
             "compile_seconds": row["first_call"],
         }

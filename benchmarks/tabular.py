@@ -17,7 +17,7 @@ from benchmarks.measure import interleaved
 from jaxql import loop, planning
 from jaxql.agents.base import Hyper
 from jaxql.agents.q_learning import q_learning
-from jaxql.envs.worlds import endless, from_mdp
+from jaxql.envs.worlds import autoreset, from_mdp
 
 TICKS = 1_000
 TAXI_TICKS = 10_000  # between looks at whether all are there
@@ -66,9 +66,9 @@ def _throughput(quick):
 
 def program(mdp, ticks, initial_value=0.0, **hyper):
     """(keys -> carry, carry -> carry after `ticks` ticks and updates) of one agent for each key."""
-    world = from_mdp(mdp)
-    agent = q_learning(world.num_states, world.num_actions, initial_value=initial_value)
-    begin, env_step = endless(world, num_worlds=1)
+    jax_env = from_mdp(mdp)
+    agent = q_learning(jax_env.num_states, jax_env.num_actions, initial_value=initial_value)
+    begin, env_step = autoreset(jax_env, num_envs=1)
     hyper = Hyper(**(dict(learning_rate=0.3, discount=0.8, epsilon=0.1, exploration_steps=100_000.0) | hyper))
 
     def start(key):

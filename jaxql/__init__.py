@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from jaxql.types import (
         MDP as MDP,
         Agent as Agent,
+        EnvSpec as EnvSpec,
         Network as Network,
         Replay as Replay,
-        Spec as Spec,
         Step as Step,
         Transition as Transition,
     )
@@ -46,7 +46,7 @@ _HOMES = {
     ".errors": "UserError",
     ".lab.runs": "Run open_run",
     ".lab.training": "train",
-    ".types": "MDP Agent Network Replay Spec Step Transition",
+    ".types": "MDP Agent Network Replay EnvSpec Step Transition",
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
 

@@ -218,7 +218,7 @@ def _record(argv: list[str]) -> int:
     from jaxql.lab.runs import open_run
 
     result = open_run(run).record(given.out, given.seed, given.episodes)
-    returns = ", ".join(f"{ret:g}" for ret in result["returns"])
+    returns = ", ".join(f"{return_:g}" for return_ in result["returns"])
     print(f"{given.out}: {result['frames']} frames, return {returns}")
     return 0
 

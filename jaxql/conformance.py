@@ -4,7 +4,7 @@ A function under test is given a `Trajectory` of stored rows, as an environment 
 and answers a number for each row: a TD error, an n-step return, a lambda-return. Each law has trajectories of its own,
 in which little but what it speaks of can go wrong, or changes what must not count and compares the answers: a report
 says which law is broken, not only that a number is off. In rows of this kind a truncated one is the last, or a row that
-is not real follows: a function that stops at either conforms. The `of_...` adapters plug in functions with rlax's
+is not valid follows: a function that stops at either conforms. The `of_...` adapters plug in functions with rlax's
 signatures, and builders of windows.
 
 >>> from jaxql import bellman
@@ -14,7 +14,7 @@ signatures, and builders of windows.
 ...     over = trajectory.terminated | trajectory.truncated
 ...     v_tm1, v_t = trajectory.values[:-1], trajectory.values[1:]
 ...     error = trajectory.reward + np.where(over, 0, trajectory.gamma) * v_t - v_tm1
-...     return np.where(trajectory.real, error, 0)
+...     return np.where(trajectory.valid, error, 0)
 >>> check_td_error(truncation_as_termination).failures[0].law
 'a truncation is bootstrapped'
 """
@@ -32,12 +32,12 @@ LENGTH, ACTIONS = 12, 3  # of every trajectory, so that compiled functions are c
 
 
 class Trajectory(NamedTuple):
-    """T stored rows of one world in float64, and what a learner thinks of their T + 1 observations."""
+    """T stored rows of one env in float64, and what a learner thinks of their T + 1 observations."""
 
     reward: np.ndarray  # [T]
-    terminated: np.ndarray  # [T] bool; a life was lost where the next row is real
+    terminated: np.ndarray  # [T] bool; a life was lost where the next row is valid
     truncated: np.ndarray  # [T] bool
-    real: np.ndarray  # [T] bool, False where the world resets itself
+    valid: np.ndarray  # [T] bool, False where the env resets itself
     gamma: float
     values: np.ndarray  # [T + 1] state values; entry t + 1 belongs to the true successor of row t
     q_values: np.ndarray  # [T + 1, A] action values
@@ -49,7 +49,7 @@ class Failure(NamedTuple):
 
     law: str
     step: int  # the row
-    expected: float  # NaN: no number, for the row is not real
+    expected: float  # NaN: no number, for the row is not valid
     got: float  # NaN also where the mask leaves the row out
     setting: str  # n or lambda, "" where there is none
     trajectory: Trajectory
@@ -66,7 +66,7 @@ class _Law(NamedTuple):
     name: str
     make: Callable  # (generator) -> Trajectory
     settings: Callable = lambda settings: settings  # of those a check goes through, the ones that matter
-    rows: Callable = lambda trajectory: trajectory.real | True  # [T] those compared
+    rows: Callable = lambda trajectory: trajectory.valid | True  # [T] those compared
     alter: Callable | None = None  # (trajectory, generator) -> one for which the answers must be the same
 
 
@@ -79,7 +79,7 @@ def check_td_error(f, of: str = "values", *, trajectories: int = 8, tolerance: f
       "q_learning"      max q_values[t + 1], q_values[t, actions[t]]
       "sarsa"           q_values[t + 1, actions[t + 1]], q_values[t, actions[t]]
 
-    Rows that are not real have no error: f answers 0 or NaN there, or a mask that is `real`.
+    Rows that are not valid have no error: f answers 0 or NaN there, or a mask that is `valid`.
 
     Args: `trajectories` are drawn for each law; `tolerance`, relative to the size of the numbers, is float32's.
     Returns: `Report`.
@@ -104,7 +104,7 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
     """Checks n-step returns: f(trajectory, n) -> [T], or ([T], mask [T]), with `values` as the bootstrap.
 
     The return of row t is sum_{i < m} gamma**i r_{t+i} + gamma**m values[t + m]; m is n, or less where an end or the
-    last row comes first; past a termination there is no bootstrap. Rows that are not real as in `check_td_error`.
+    last row comes first; past a termination there is no bootstrap. Rows that are not valid as in `check_td_error`.
 
     Args, results and errors as in `check_td_error`; `n` is a number of steps or several.
 
@@ -123,7 +123,7 @@ def check_n_step(f, n=(1, 2, 3, 5), *, trajectories: int = 8, tolerance: float =
             total += x.gamma**m * x.reward[t + m]
             if x.terminated[t + m]:
                 return total
-            if x.truncated[t + m] or m + 1 == n_or_lambda or t + m + 1 == LENGTH or not x.real[t + m + 1]:
+            if x.truncated[t + m] or m + 1 == n_or_lambda or t + m + 1 == LENGTH or not x.valid[t + m + 1]:
                 return total + x.gamma ** (m + 1) * x.values[t + m + 1]
 
     return _check(_LAWS_OF_N_STEPS, f, oracle, {f"n={n}": n for n in numbers}, trajectories, tolerance)
@@ -133,7 +133,7 @@ def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: 
     """Checks lambda-returns: f(trajectory, lambda_) -> [T], or ([T], mask [T]), with `values` as the bootstrap.
 
     G_t = r_t if terminated, else r_t + gamma * ((1 - lambda_t) values[t + 1] + lambda_t G_{t+1}), where G_{t+1} is
-    values[t + 1] if row t is truncated, the last, or followed by a row that is not real.
+    values[t + 1] if row t is truncated, the last, or followed by a row that is not valid.
 
     Args and results as in `check_td_error`; `lambda_` is [T], or with `per_step=False` a number (then a trace that is
     late by a step shows in fewer places).
@@ -148,7 +148,7 @@ def check_lambda(f, *, per_step: bool = True, trajectories: int = 8, tolerance: 
         if x.terminated[t]:
             return x.reward[t]
         weight = np.broadcast_to(n_or_lambda, LENGTH)[t]
-        continued = not x.truncated[t] and t + 1 < LENGTH and x.real[t + 1]
+        continued = not x.truncated[t] and t + 1 < LENGTH and x.valid[t + 1]
         later = oracle(x, t + 1, n_or_lambda) if continued and weight else x.values[t + 1]
         return x.reward[t] + x.gamma * ((1 - weight) * x.values[t + 1] + weight * later)
 
@@ -163,7 +163,7 @@ def assert_conforms(report: Report) -> None:
 
     Source: the equations of the `check_` functions
 
-    >>> assert_conforms(check_td_error(lambda x: np.where(x.real, x.reward, 0.0)))
+    >>> assert_conforms(check_td_error(lambda x: np.where(x.valid, x.reward, 0.0)))
     Traceback (most recent call last):
     AssertionError: 2 of 8 laws do not hold:
       the error is its equation: row 0: expected 0.756975, got 0.35404
@@ -174,7 +174,7 @@ def assert_conforms(report: Report) -> None:
         for x in report.failures:
             flags = ("terminated", "truncated")
             here = "".join(f", {name}" for name in flags if getattr(x.trajectory, name)[x.step])
-            here += "" if x.trajectory.real[x.step] else ", not real"
+            here += "" if x.trajectory.valid[x.step] else ", not valid"
             here += f", {x.setting}" if x.setting else ""
             want, got = ("nothing" if np.isnan(number) else f"{number:.6g}" for number in (x.expected, x.got))
             lines.append(f"{x.law}: row {x.step}{here}: expected {want}, got {got}")
@@ -193,7 +193,7 @@ def of_td_learning(f) -> Callable:
 
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
-        return f(*_arrays(x.values[:-1], reward, discount, x.values[1:])), x.real
+        return f(*_arrays(x.values[:-1], reward, discount, x.values[1:])), x.valid
 
     return errors
 
@@ -209,7 +209,7 @@ def of_q_learning(f) -> Callable:
 
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
-        return f(*_arrays(x.q_values[:-1], x.actions[:-1], reward, discount, x.q_values[1:])), x.real
+        return f(*_arrays(x.q_values[:-1], x.actions[:-1], reward, discount, x.q_values[1:])), x.valid
 
     return errors
 
@@ -226,7 +226,7 @@ def of_sarsa(f) -> Callable:
     def errors(x: Trajectory):
         reward, discount = _one_step(x)
         row = x.q_values[:-1], x.actions[:-1], reward, discount, x.q_values[1:], x.actions[1:]
-        return f(*_arrays(*row)), x.real
+        return f(*_arrays(*row)), x.valid
 
     return errors
 
@@ -244,7 +244,7 @@ def of_n_step_returns(f) -> Callable:
 
     def returns(x: Trajectory, n):
         reward, discount = _one_step(x)
-        return f(*_arrays(reward, discount, x.values[1:]), n, *_arrays(_continued(x) * 1.0)), x.real
+        return f(*_arrays(reward, discount, x.values[1:]), n, *_arrays(_continued(x) * 1.0)), x.valid
 
     return returns
 
@@ -260,13 +260,13 @@ def of_lambda_returns(f) -> Callable:
 
     def returns(x: Trajectory, lambda_):
         reward, discount = _one_step(x)
-        return f(*_arrays(reward, discount, x.values[1:], _continued(x) * lambda_)), x.real
+        return f(*_arrays(reward, discount, x.values[1:], _continued(x) * lambda_)), x.valid
 
     return returns
 
 
 def of_n_step_windows(build) -> Callable:
-    """For `check_n_step`: build(reward, terminated, truncated, real, n, gamma) -> `bellman.windows.NStep`.
+    """For `check_n_step`: build(reward, terminated, truncated, valid, n, gamma) -> `bellman.windows.NStep`.
 
     Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -275,7 +275,7 @@ def of_n_step_windows(build) -> Callable:
     """
 
     def returns(x: Trajectory, n):
-        windows = build(*_arrays(x.reward, x.terminated, x.truncated, x.real), n, x.gamma)
+        windows = build(*_arrays(x.reward, x.terminated, x.truncated, x.valid), n, x.gamma)
         reward, discount, bootstrap = (np.asarray(y) for y in (windows.reward, windows.discount, windows.bootstrap))
         return reward + discount * x.values[bootstrap], windows.valid
 
@@ -283,7 +283,7 @@ def of_n_step_windows(build) -> Callable:
 
 
 def of_lambda_windows(build, f=bellman.lambda_returns) -> Callable:
-    """For `check_lambda`: build(reward, terminated, truncated, real, gamma, lambda_) -> `bellman.windows.LambdaStep`.
+    """For `check_lambda`: build(reward, terminated, truncated, valid, gamma, lambda_) -> `bellman.windows.LambdaStep`.
 
     Its result goes into f(r_t, discount_t, v_t, lambda_ [T]) -> returns [T].
 
@@ -294,7 +294,7 @@ def of_lambda_windows(build, f=bellman.lambda_returns) -> Callable:
     """
 
     def returns(x: Trajectory, lambda_):
-        windows = build(*_arrays(x.reward, x.terminated, x.truncated, x.real), x.gamma, lambda_)
+        windows = build(*_arrays(x.reward, x.terminated, x.truncated, x.valid), x.gamma, lambda_)
         return f(windows.reward, windows.discount, *_arrays(x.values[1:]), windows.trace), windows.valid
 
     return returns
@@ -306,11 +306,11 @@ def _arrays(*xs):
 
 
 def _one_step(x):
-    return np.where(x.real, x.reward, 0.0), np.where(x.real & ~x.terminated, x.gamma, 0.0)
+    return np.where(x.valid, x.reward, 0.0), np.where(x.valid & ~x.terminated, x.gamma, 0.0)
 
 
 def _continued(x):
-    return x.real & ~x.terminated & ~x.truncated & np.append(x.real[1:], False)
+    return x.valid & ~x.terminated & ~x.truncated & np.append(x.valid[1:], False)
 
 
 # ---------------------------------------------------------------------------------------------------------------- laws
@@ -328,7 +328,7 @@ def _plain(rng) -> Trajectory:
         reward=rng.normal(size=LENGTH),
         terminated=no,
         truncated=no,
-        real=~no,
+        valid=~no,
         gamma=float(rng.uniform(0.5, 0.95)),
         values=rng.normal(size=LENGTH + 1),
         q_values=rng.normal(size=(LENGTH + 1, ACTIONS)),
@@ -357,12 +357,12 @@ def _ends_with(**last):
 
 
 def _two_episodes(**at_end):
-    """Trajectories in which an episode ends amid the rows; `reset` says whether a row that is not real follows."""
+    """Trajectories in which an episode ends amid the rows; `reset` says whether a row that is not valid follows."""
 
     def make(rng):
         x, end = _plain(rng), np.arange(LENGTH) == rng.integers(2, LENGTH - 4)
         after = np.roll(end, 1) if at_end["reset"] else end & False
-        return x._replace(**{name: end for name in at_end if name != "reset"}, real=~after)
+        return x._replace(**{name: end for name in at_end if name != "reset"}, valid=~after)
 
     return make
 
@@ -380,8 +380,8 @@ def _other_future(x, rng):
 
 
 def _other_resets(x, rng):
-    """Other rewards in the rows that are not real."""
-    return x._replace(reward=np.where(x.real, x.reward, 100 * rng.normal(size=LENGTH)))
+    """Other rewards in the rows that are not valid."""
+    return x._replace(reward=np.where(x.valid, x.reward, 100 * rng.normal(size=LENGTH)))
 
 
 def _redrawn(numbers, start, rng):
@@ -392,13 +392,13 @@ def _anything(rng):
     """Episodes of all lengths, with lost lives, both ends, and reset rows full of rubbish, some where nothing ended."""
     x, over, columns = _plain(rng), rng.random() < 0.3, []
     for _ in range(LENGTH):
-        real = not over
-        terminated, truncated = (rng.random(2) < 0.2) & real
+        valid = not over
+        terminated, truncated = (rng.random(2) < 0.2) & valid
         over = bool(truncated or terminated and rng.random() < 0.5 or rng.random() < 0.1)
-        columns.append((terminated, truncated, real))
-    terminated, truncated, real = np.array(columns).T
+        columns.append((terminated, truncated, valid))
+    terminated, truncated, valid = np.array(columns).T
     return x._replace(
-        terminated=terminated, truncated=truncated, real=real, reward=np.where(real, x.reward, 1e3 * x.reward)
+        terminated=terminated, truncated=truncated, valid=valid, reward=np.where(valid, x.reward, 1e3 * x.reward)
     )
 
 
@@ -416,7 +416,7 @@ def _last(x):
 
 
 def _real(x):
-    return x.real
+    return x.valid
 
 
 def _first_episode(x):
@@ -438,7 +438,7 @@ _BOUNDARIES = (
 )
 _RESETS = (
     _Law("what a reset row holds never counts", _TIMEOUT, rows=_real, alter=_other_resets),
-    _Law("a reset row starts nothing", _TIMEOUT, rows=lambda x: ~x.real),
+    _Law("a reset row starts nothing", _TIMEOUT, rows=lambda x: ~x.valid),
 )
 _TOGETHER = (  # only where all others hold: they would say no more than those that do not
     _Law("a termination pays its last reward", _ends_with(terminated=True), rows=_last),
@@ -491,7 +491,7 @@ def _first_failure(law, f, oracle, x, name, setting, tolerance, rng) -> Failure 
         expected, x = np.array(_answer(f(x, setting))[0]).__getitem__, law.alter(x, rng)
     answer, mask = _answer(f(x, setting))
     for t in np.flatnonzero(law.rows(x)):
-        if x.real[t]:
+        if x.valid[t]:
             want = float(expected(t))
             got = float(answer[t]) if mask is None or mask[t] else np.nan
             holds = abs(got - want) <= tolerance * max(1.0, abs(want))

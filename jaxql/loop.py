@@ -15,11 +15,11 @@ def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int
 
     Args:
       agent: its pure functions; jit them first where `scan` is `host_scan`.
-      env_step: (env, action) -> (env, (next_obs, reward, terminated, truncated, real)) of B worlds.
+      env_step: (env, action) -> (env, (next_obs, reward, terminated, truncated, valid)) of B envs.
       carry: (state, env, obs).
       warmup, rounds, ticks, updates: counts, of ticks, rounds, ticks a round and updates a round; the first two may be
         traced if `scan` is a `bounded_scan`.
-      scan: `jax.lax.scan` for JAX worlds, `host_scan` for the real world.
+      scan: `jax.lax.scan` for JAX envs, `host_scan` for the real world.
 
     Returns:
       The carry, and the metrics of every update, leaves [rounds, updates].
@@ -37,8 +37,8 @@ def train(agent: Agent, env_step, carry, *, warmup: int, rounds: int, ticks: int
 
     def advance(acted):
         state, env, obs, action, extra = acted
-        env, (next_obs, reward, terminated, truncated, real) = env_step(env, action)
-        step = Step(obs, action, reward, terminated, truncated, next_obs, real, extra)
+        env, (next_obs, reward, terminated, truncated, valid) = env_step(env, action)
+        step = Step(obs, action, reward, terminated, truncated, next_obs, valid, extra)
         return agent.observe(state, step), env, next_obs
 
     def improve(carry):
@@ -107,8 +107,8 @@ def many(agent: Agent) -> Agent:
 
     >>> from jaxql.agents.base import Hyper
     >>> from jaxql.agents.q_learning import q_learning
-    >>> from jaxql.envs.worlds import catch, endless
-    >>> begin, env_step = endless(catch(), num_worlds=4)
+    >>> from jaxql.envs.worlds import catch, autoreset
+    >>> begin, env_step = autoreset(catch(), num_envs=4)
     >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> hyper = jax.tree.map(lambda x: jnp.full(3, x), Hyper(epsilon=0.1))
     >>> hyper = hyper._replace(learning_rate=jnp.array([0.0, 0.1, 0.5]))

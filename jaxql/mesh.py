@@ -1,4 +1,4 @@
-"""Data parallelism: the worlds, and all that is stored of them, are shared out among the devices of a mesh.
+"""Data parallelism: the envs, and all that is stored of them, are shared out among the devices of a mesh.
 
 Parameters, optimiser and counters are on every device. Only placement changes, so n devices compute what one does.
 """
@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxql.types import Agent, Spec, Step
+from jaxql.types import Agent, EnvSpec, Step
 
 
-def over_worlds(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The sharding of arrays whose axis `axis` is the worlds: equal parts of it, in order, on the devices of the mesh.
+def over_envs(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of arrays whose axis `axis` is the envs: equal parts of it, in order, on the devices of the mesh.
 
-    >>> over_worlds(jax.make_mesh((1,), ("worlds",)), axis=1).spec
-    P(None, 'worlds')
+    >>> over_envs(jax.make_mesh((1,), ("envs",)), axis=1).spec
+    P(None, 'envs')
     """
     return _on(mesh, *[None] * axis, mesh.axis_names)
 
@@ -27,23 +27,23 @@ def _on(mesh: Mesh, *axes) -> NamedSharding:
 
 
 def shardings(tree, mesh: Mesh):
-    """A sharding for every leaf: Steps, stored ones too, are shared out by worlds; all else is on every device.
+    """A sharding for every leaf: Steps, stored ones too, are shared out by envs; all else is on every device.
 
     Args:
       tree: an agent's state, or any other tree; arrays or their shapes.
-      mesh: its devices share the worlds, whatever the names of its axes.
+      mesh: its devices share the envs, whatever the names of its axes.
 
-    >>> from jaxql.replay import blank_step
-    >>> step = blank_step(jax.numpy.zeros((2, 3)))
-    >>> found = shardings({"step": step, "count": 0}, jax.make_mesh((1,), ("worlds",)))
+    >>> from jaxql.replay import zero_step
+    >>> step = zero_step(jax.numpy.zeros((2, 3)))
+    >>> found = shardings({"step": step, "count": 0}, jax.make_mesh((1,), ("envs",)))
     >>> found["step"].reward.spec, found["count"].spec
-    (P('worlds',), P())
+    (P('envs',), P())
     """
 
     def of(x):
         if not isinstance(x, Step):
             return _on(mesh)
-        where = over_worlds(mesh, axis=len(x.real.shape) - 1)  # [B], or [T, B] where ticks are stored
+        where = over_envs(mesh, axis=len(x.valid.shape) - 1)  # [B], or [T, B] where ticks are stored
         return jax.tree.map(lambda _: where, x)
 
     return jax.tree.map(of, tree, is_leaf=lambda x: isinstance(x, Step))
@@ -52,22 +52,22 @@ def shardings(tree, mesh: Mesh):
 def sharded(agent: Agent, mesh: Mesh) -> Agent:
     """The agent compiled for a mesh, as `loop.compiled` does for one device; `observe` and `learn` donate the state.
 
-    Give it observations and rows that are `over_worlds`. The numbers are those of one device, to rounding. A learner of
+    Give it observations and rows that are `over_envs`. The numbers are those of one device, to rounding. A learner of
     `groups` (see `jaxql.agents.dqn.Config`), a multiple of the devices, draws and differentiates on each of them apart
     and learns with one all-reduce; with fewer groups every device learns from the whole batch.
 
     Args:
       agent: its pure functions, not yet compiled.
-      mesh: its devices must divide the worlds. On several CPU devices of one process a call returns when its results
+      mesh: its devices must divide the envs. On several CPU devices of one process a call returns when its results
         are there: XLA's threads may wait for one another for ever where two programs that communicate overlap.
 
     >>> from jaxql.agents import REGISTRY
-    >>> from jaxql.envs.worlds import catch, endless
+    >>> from jaxql.envs.worlds import catch, autoreset
     >>> from jaxql.agents.base import hyper_of
-    >>> config, mesh = REGISTRY["dqn"].config(), jax.make_mesh((1,), ("worlds",))
+    >>> config, mesh = REGISTRY["dqn"].config(), jax.make_mesh((1,), ("envs",))
     >>> agent = sharded(REGISTRY["dqn"].make(config, catch().spec(8)), mesh)
-    >>> begin, env_step = endless(catch(), num_worlds=8)
-    >>> env, obs = jax.device_put(begin(jax.random.key(0)), over_worlds(mesh))
+    >>> begin, env_step = autoreset(catch(), num_envs=8)
+    >>> env, obs = jax.device_put(begin(jax.random.key(0)), over_envs(mesh))
     >>> state = agent.init(jax.random.key(0), obs, hyper_of(config))
     >>> [shard.data.shape for shard in state.data.rows.reward.addressable_shards]  # [T, B / devices] on each
     [(12501, 8)]
@@ -75,7 +75,7 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
     def placed(f):
         def placed_f(*args):
-            with jax.sharding.use_abstract_mesh(over_worlds(mesh).mesh.abstract_mesh):
+            with jax.sharding.use_abstract_mesh(over_envs(mesh).mesh.abstract_mesh):
                 results = f(*args)
             return jax.lax.with_sharding_constraint(results, shardings(results, mesh))
 
@@ -89,7 +89,7 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
     return agent._replace(
         init=compiled(placed(agent.init)),
-        act=compiled(agent.act, out_shardings=over_worlds(mesh)),
+        act=compiled(agent.act, out_shardings=over_envs(mesh)),
         observe=compiled(placed(agent.observe), donate_argnums=0),
         learn=compiled(placed(agent.learn), donate_argnums=0),
         policy=compiled(agent.policy),
@@ -108,35 +108,35 @@ def _waited_for(f):
 
 
 def to_mesh(tree, mesh: Mesh):
-    """Global arrays [B, ...] of worlds from the part [B / processes, ...] that this process has, as NumPy arrays.
+    """Global arrays [B, ...] of envs from the part [B / processes, ...] that this process has, as NumPy arrays.
 
     They are copies. With one process the part is the whole.
 
-    >>> print(to_mesh(np.arange(3), jax.make_mesh((1,), ("worlds",))))
+    >>> print(to_mesh(np.arange(3), jax.make_mesh((1,), ("envs",))))
     [0 1 2]
     """
-    where = over_worlds(mesh)
+    where = over_envs(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, np.array(x)), tree)
 
 
-def whole_spec(spec: Spec, mesh: Mesh) -> tuple[Spec, int]:
-    """The Spec of the worlds of all processes, from that of this process's, and the number of the first of these.
+def global_spec(spec: EnvSpec, mesh: Mesh) -> tuple[EnvSpec, int]:
+    """The EnvSpec of the envs of all processes, from that of this process's, and the number of the first of these.
 
     >>> from jaxql.envs.worlds import catch
-    >>> spec, first = whole_spec(catch().spec(8), jax.make_mesh((1,), ("worlds",)))
-    >>> spec.num_worlds, first
+    >>> spec, first = whole_spec(catch().spec(8), jax.make_mesh((1,), ("envs",)))
+    >>> spec.num_envs, first
     (8, 0)
     """
-    worlds = spec.num_worlds * mesh.size // len(mesh.local_devices)
-    mine = over_worlds(mesh).addressable_devices_indices_map((worlds,)).values()
-    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((worlds, *x.shape[1:]), x.dtype), spec.obs)
-    return spec._replace(obs=obs, num_worlds=worlds), min(index[0].start or 0 for index in mine)
+    envs = spec.num_envs * mesh.size // len(mesh.local_devices)
+    mine = over_envs(mesh).addressable_devices_indices_map((envs,)).values()
+    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((envs, *x.shape[1:]), x.dtype), spec.obs)
+    return spec._replace(obs=obs, num_envs=envs), min(index[0].start or 0 for index in mine)
 
 
 def from_mesh(x) -> np.ndarray:
-    """The part of an array [B] `over_worlds` that is on this process's devices: the inverse of `to_mesh`.
+    """The part of an array [B] `over_envs` that is on this process's devices: the inverse of `to_mesh`.
 
-    >>> print(from_mesh(to_mesh(np.arange(3), jax.make_mesh((1,), ("worlds",)))))
+    >>> print(from_mesh(to_mesh(np.arange(3), jax.make_mesh((1,), ("envs",)))))
     [0 1 2]
     """
     if not isinstance(x, jax.Array) or x.is_fully_addressable:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxql.convolution import convolve
-from jaxql.types import Network, Spec
+from jaxql.types import EnvSpec, Network
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.he_normal())
 # Action values start near 0, so that first targets are rewards and not noise.
@@ -236,17 +236,17 @@ CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width
 }
 
 
-def is_image(spec: Spec) -> bool:
+def is_image(spec: EnvSpec) -> bool:
     """Whether observations are bytes [B, stack, H, W] or [B, H, W, C], or small [B, H, W, C] of any dtype."""
     obs = observation_of(spec.obs)
     image = isinstance(obs, jax.ShapeDtypeStruct) and obs.ndim == 4
     return image and (obs.dtype == jnp.uint8 or max(obs.shape[1:3]) < 36 and spec.stack == 1)
 
 
-def fits(name: str, spec: Spec) -> bool:
+def fits(name: str, spec: EnvSpec) -> bool:
     """Whether the network called `name` can read these observations: its convolutions must not outgrow an image.
 
-    >>> minatar = Spec(jax.ShapeDtypeStruct((1, 10, 10, 4), bool), num_actions=3, num_worlds=1)
+    >>> minatar = EnvSpec(jax.ShapeDtypeStruct((1, 10, 10, 4), bool), num_actions=3, num_envs=1)
     >>> fits("nature-cnn", minatar), fits("minatar-cnn", minatar)
     (False, True)
     """
@@ -258,7 +258,7 @@ def fits(name: str, spec: Spec) -> bool:
     return side > 0
 
 
-def natural_network(spec: Spec) -> str:
+def natural_network(spec: EnvSpec) -> str:
     """The name of the first network that fits: nature-cnn for images, minatar-cnn for small ones, else mlp."""
     return next(name for name in ("nature-cnn", "minatar-cnn", "mlp") if fits(name, spec))
 
@@ -269,9 +269,9 @@ def observation_of(obs):
 
 
 def make_network(
-    name: str, spec: Spec, hidden: Sequence[int] = (64, 64), *, width: int = 1, dense_width: int = 0, **variant
+    name: str, spec: EnvSpec, hidden: Sequence[int] = (64, 64), *, width: int = 1, dense_width: int = 0, **variant
 ) -> Network:
-    """The network called `name` ("mlp", "impala-cnn" or one of `CONVOLUTIONAL`) for these worlds.
+    """The network called `name` ("mlp", "impala-cnn" or one of `CONVOLUTIONAL`) for these envs.
 
     Args:
       hidden: widths of the MLP's hidden layers.

@@ -1,6 +1,6 @@
 """Replay on the device: a ring of Steps, of which n-step windows, frame stacks and next observations are views.
 
-A row can be drawn while its whole stack and window are stored, and it is real; the newest `capacity` such rows are.
+A row can be drawn while its whole stack and window are stored, and it is valid; the newest `capacity` such rows are.
 """
 
 import functools
@@ -25,45 +25,45 @@ class Ring(NamedTuple):
     largest: Any = ()  # the greatest priority that any row ever had
 
 
-def blank_step(obs) -> Step:
-    """A tick of B worlds that never happened: buffers take their shapes and dtypes from it."""
+def zero_step(obs) -> Step:
+    """A tick of B envs that never happened: buffers take their shapes and dtypes from it."""
     reward = jnp.zeros(len(jax.tree.leaves(obs)[0]))
     action, no = reward.astype(jnp.int32), reward.astype(bool)
-    return Step(obs=obs, action=action, reward=reward, terminated=no, truncated=no, next_obs=obs, real=no)
+    return Step(obs=obs, action=action, reward=reward, terminated=no, truncated=no, next_obs=obs, valid=no)
 
 
-def stacked(rows: Step, t, world, stack: int):
-    """The observation of one world at tick t: frames t - stack + 1 .. t, zeros before the last reset.
+def stacked(rows: Step, t, env, stack: int):
+    """The observation of one env at tick t: frames t - stack + 1 .. t, zeros before the last reset.
 
-    A reset follows a row that is not real. Ticks below 0 fall in slots that are still blank, hence not real either.
+    A reset follows a row that is not valid. Ticks below 0 fall in slots that are still blank, hence not valid either.
     """
     ticks = t + jnp.arange(1 - stack, 1)
-    same_episode = rows.real[ticks[:-1] % len(rows.real), world]
+    same_episode = rows.valid[ticks[:-1] % len(rows.valid), env]
     shown = jnp.append(jnp.cumprod(same_episode[::-1])[::-1], 1)
 
     def view(x):
-        frames = x[ticks % len(x), world]
+        frames = x[ticks % len(x), env]
         return jnp.where(shown.reshape(-1, *[1] * (frames.ndim - 1)), frames, 0) if stack > 1 else frames[0]
 
     return jax.tree.map(view, rows.obs)
 
 
-def fold(rows: Step, t, world, weight, gamma, n_step: int, stack: int, n=None) -> Transition:
-    """The n-step transition of one world at tick t: it stops at the first end of either kind, a life's included.
+def fold(rows: Step, t, env, weight, gamma, n_step: int, stack: int, n=None) -> Transition:
+    """The n-step transition of one env at tick t: it stops at the first end of either kind, a life's included.
 
     reward = sum_{i < m} gamma**i r_{t+i}, discount = gamma**m (0 past a termination), next_obs = obs_{t+m}, m <= n.
     n is `n_step`, or where given a number from 1 to `n_step` that may be traced.
     """
-    window = jax.tree.map(lambda x: x[(t + jnp.arange(n_step)) % len(x), world], rows._replace(obs=()))
+    window = jax.tree.map(lambda x: x[(t + jnp.arange(n_step)) % len(x), env], rows._replace(obs=()))
     taken = jnp.cumprod(jnp.append(True, ~(window.terminated | window.truncated)[:-1])).astype(bool)
     taken = taken if n is None else taken & (jnp.arange(n_step) < n)
     m = jnp.sum(taken, dtype=jnp.int32)
     return Transition(
-        obs=stacked(rows, t, world, stack),
+        obs=stacked(rows, t, env, stack),
         action=window.action[0],
         reward=jnp.sum(jnp.where(taken, gamma ** jnp.arange(n_step) * window.reward, 0)),
         discount=jnp.where(jnp.any(taken & window.terminated), 0, gamma**m),
-        next_obs=stacked(rows, t + m, world, stack),
+        next_obs=stacked(rows, t + m, env, stack),
         weight=weight,
     )
 
@@ -86,10 +86,10 @@ class _Storage:
         self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
 
     def init(self, first: Step) -> Ring:
-        if len(first.real) % self.groups:
-            raise ValueError(f"groups is {self.groups}; it must divide the {len(first.real)} worlds")
+        if len(first.valid) % self.groups:
+            raise ValueError(f"groups is {self.groups}; it must divide the {len(first.valid)} envs")
         first = first._replace(obs=self._newest(first.obs), next_obs=())
-        slots = -(-self.capacity // len(first.real)) + self.margin
+        slots = -(-self.capacity // len(first.valid)) + self.margin
         rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
         return Ring(rows=rows._replace(obs=_put(rows.obs, 0, first.obs)), count=jnp.zeros((), jnp.int32))
 
@@ -101,18 +101,18 @@ class _Storage:
     def drawable(self, ring: Ring) -> tuple[Array, Array]:
         """The ticks [start, end) whose stacks and windows are stored."""
         end = jnp.maximum(ring.count - self.n_step + 1, 0)
-        return jnp.maximum(end - (len(ring.rows.real) - self.margin), 0), end
+        return jnp.maximum(end - (len(ring.rows.valid) - self.margin), 0), end
 
-    def views(self, ring: Ring, t, world, weight, gamma, n):
+    def views(self, ring: Ring, t, env, weight, gamma, n):
         shorter = {} if n is None else {"n": n}
 
         def one(*place):
             return self.view(ring.rows, *place, gamma, self.n_step, self.stack, **shorter)
 
-        return jax.vmap(one)(t, world, weight)
+        return jax.vmap(one)(t, env, weight)
 
     def each(self, f, ring: Ring, *args):
-        """f(ring, *args) of every group: a ring of its worlds and tree, its part of args [N]; results [groups, ...]."""
+        """f(ring, *args) of every group: a ring of its envs and tree, its part of args [N]; results [groups, ...]."""
         if self.groups == 1:
             return f(ring, *args)
         rows = jax.tree.map(lambda x: x.reshape(len(x), self.groups, -1, *x.shape[2:]), ring.rows)
@@ -121,14 +121,14 @@ class _Storage:
         return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
 
     def sample(self, draw, ring: Ring, key, batch_size: int, gamma, n) -> Transition:
-        """The rows [N] that draw(ring, key, N) -> (t, world, weight, index) finds, as many in every group."""
+        """The rows [N] that draw(ring, key, N) -> (t, env, weight, index) finds, as many in every group."""
         if batch_size % self.groups:
             raise ValueError(f"groups is {self.groups}; it must divide the batch of {batch_size}")
 
         def of_group(ring, group):
             own = key if self.groups == 1 else jax.random.fold_in(key, group[0])
-            t, world, weight, index = draw(ring, own, batch_size // self.groups)
-            return self.views(ring, t, world, weight, gamma, n)._replace(index=index)
+            t, env, weight, index = draw(ring, own, batch_size // self.groups)
+            return self.views(ring, t, env, weight, gamma, n)._replace(index=index)
 
         batch = self.each(of_group, ring, jnp.arange(self.groups))
         if self.groups > 1:
@@ -144,15 +144,15 @@ def _put(store, tick, new):
 
 
 def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int = 1, view: Callable = fold) -> Replay:
-    """Draws uniformly from the real rows among the newest `capacity` whose whole stack and window are stored.
+    """Draws uniformly from the valid rows among the newest `capacity` whose whole stack and window are stored.
 
     Args:
-      capacity: rows [B worlds x ticks] that can be drawn, rounded up to whole ticks.
+      capacity: rows [B envs x ticks] that can be drawn, rounded up to whole ticks.
       n_step: steps folded into a transition, the most that an n given to sample may ask for.
       stack: above 1, observations are [B, stack, ...], newest last; single frames are kept, stacks are views.
-      groups: equal parts of the worlds that are drawn from apart, each as many rows; on a mesh whose devices they are
+      groups: equal parts of the envs that are drawn from apart, each as many rows; on a mesh whose devices they are
         shared out among, no row leaves its device. It must divide B and N. Rows of a group that resets more weigh more.
-      view: (rows, t, world, weight, gamma, n_step, stack) -> what is drawn at tick t of a world, of n_step rows.
+      view: (rows, t, env, weight, gamma, n_step, stack) -> what is drawn at tick t of an env, of n_step rows.
 
     Returns:
       init(first Step) -> ring: the storage; the first observation is stored, the Step itself is not.
@@ -161,8 +161,8 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
         every weight is 1, whatever beta, or 0 if nothing could be drawn.
 
     >>> replay = uniform_replay(capacity=8)
-    >>> step = blank_step(jnp.zeros((2, 3)))
-    >>> ring = replay.add(replay.init(step), step._replace(real=jnp.array([True, True]), reward=jnp.array([1.0, 1.0])))
+    >>> step = zero_step(jnp.zeros((2, 3)))
+    >>> ring = replay.add(replay.init(step), step._replace(valid=jnp.array([True, True]), reward=jnp.array([1.0, 1.0])))
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [1. 1. 1. 1.]
     """
@@ -170,13 +170,13 @@ def uniform_replay(capacity: int, n_step: int = 1, stack: int = 1, groups: int =
 
     def draw(ring: Ring, key, size: int):
         """Of some candidates each draw keeps the first valid one, which leaves it uniform; weight 0 if none is."""
-        (slots, worlds), (start, end) = ring.rows.real.shape, storage.drawable(ring)
+        (slots, envs), (start, end) = ring.rows.valid.shape, storage.drawable(ring)
         t = jax.random.randint(jax.random.fold_in(key, 0), (TRIES, size), start, end)
-        world = jax.random.randint(jax.random.fold_in(key, 1), (TRIES, size), 0, worlds)
-        valid = ring.rows.real[t % slots, world] & (t < end)  # t == start == end while no window is complete
+        env = jax.random.randint(jax.random.fold_in(key, 1), (TRIES, size), 0, envs)
+        valid = ring.rows.valid[t % slots, env] & (t < end)  # t == start == end while no window is complete
         first = jnp.argmax(valid, axis=0)[None]
-        t, world, valid = (jnp.take_along_axis(x, first, axis=0)[0] for x in (t, world, valid))
-        return t, world, valid.astype(ring.rows.reward.dtype), ()
+        t, env, valid = (jnp.take_along_axis(x, first, axis=0)[0] for x in (t, env, valid))
+        return t, env, valid.astype(ring.rows.reward.dtype), ()
 
     def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0, n=None) -> Transition:
         return storage.sample(draw, ring, key, batch_size, gamma, n)
@@ -195,7 +195,7 @@ def prioritised_replay(
     """Draws rows with odds p = (|x| + epsilon)**alpha of a TD error or a loss x; p of a new row is the greatest so far.
 
     A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
-    not real. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
+    not valid. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
 
     Args:
       capacity, n_step, stack, groups, view: as in `uniform_replay`; weights undo what groups do to the odds as well.
@@ -208,8 +208,8 @@ def prioritised_replay(
     Source: Schaul et al. (2016), algorithm 1 and equation 1, https://arxiv.org/abs/1511.05952
 
     >>> replay = prioritised_replay(capacity=8)
-    >>> step = blank_step(jnp.zeros((2, 3)))
-    >>> ring = replay.add(replay.init(step), step._replace(real=jnp.array([True, True]), reward=jnp.array([1.0, 2.0])))
+    >>> step = zero_step(jnp.zeros((2, 3)))
+    >>> ring = replay.add(replay.init(step), step._replace(valid=jnp.array([True, True]), reward=jnp.array([1.0, 2.0])))
     >>> ring = replay.update(ring, jnp.array([0, 1]), jnp.array([0.0, 1.0]), 1.0)
     >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
     [2. 2. 2. 2.]
@@ -218,14 +218,14 @@ def prioritised_replay(
 
     def init(first: Step) -> Ring:
         ring = storage.init(first)
-        tree = storage.each(lambda ring: sum_tree.zeros(ring.rows.real.size), ring)
+        tree = storage.each(lambda ring: sum_tree.zeros(ring.rows.valid.size), ring)
         return ring._replace(priorities=tree, largest=jnp.ones(()))
 
     def enter(ring: Ring):
-        (slots, worlds), start = ring.rows.real.shape, storage.drawable(ring)[0]
+        (slots, envs), start = ring.rows.valid.shape, storage.drawable(ring)[0]
         left, entered = (start - 1) % slots, (ring.count - n_step) % slots  # a tick below 0 falls in a blank slot
-        index = jnp.stack([left, entered])[:, None] * worlds + jnp.arange(worlds)[None]
-        new = jnp.where(ring.rows.real[entered], ring.largest, 0)
+        index = jnp.stack([left, entered])[:, None] * envs + jnp.arange(envs)[None]
+        new = jnp.where(ring.rows.valid[entered], ring.largest, 0)
         value = jnp.stack([jnp.zeros_like(new), new])
         return sum_tree.write(ring.priorities, index.ravel(), value.ravel())
 
@@ -234,10 +234,10 @@ def prioritised_replay(
         return ring._replace(priorities=storage.each(enter, ring))
 
     def draw(ring: Ring, key, size: int, beta):
-        index, worlds = sum_tree.draw(ring.priorities, key, size), ring.rows.real.shape[1]
+        index, envs = sum_tree.draw(ring.priorities, key, size), ring.rows.valid.shape[1]
         odds = sum_tree.read(ring.priorities, index) / sum_tree.total(ring.priorities)
         weight = jnp.where(odds > 0, jnp.where(odds > 0, odds, 1) ** -beta, 0)
-        return index // worlds, index % worlds, weight, index
+        return index // envs, index % envs, weight, index
 
     def sample(ring: Ring, key, batch_size: int, gamma, beta=0.0, n=None) -> Transition:
         batch = storage.sample(functools.partial(draw, beta=beta), ring, key, batch_size, gamma, n)

@@ -1,6 +1,6 @@
 """Every shared type, and no logic.
 
-Shapes: B worlds, A actions, S states, K successors of a state-action pair, T slots of a ring, N transitions of a batch.
+Shapes: B envs, A actions, S states, K successors of a state-action pair, T slots of a ring, N transitions of a batch.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 class Step(NamedTuple):
-    """One tick of B worlds under NEXT_STEP autoreset: `next_obs` is the next tick's `obs`, true final ones included."""
+    """One tick of B envs under NEXT_STEP autoreset: `next_obs` is the next tick's `obs`, true final ones included."""
 
     obs: Any  # [B, ...] pytree that was acted upon; may be {"observation", "action_mask"}
     action: Array  # [B] int32, 0 <= action < A
@@ -20,7 +20,7 @@ class Step(NamedTuple):
     terminated: Array  # [B] the task ended (a life loss counts, if asked for): never bootstrap past it
     truncated: Array  # [B] the clock ended: bootstrap
     next_obs: Any  # [B, ...] the true successor
-    real: Array  # [B] False only for the tick on which a world resets itself
+    valid: Array  # [B] False only for the tick on which an env resets itself
     extra: Any = ()  # what act attached: recurrent state, behaviour probability
 
 
@@ -37,14 +37,14 @@ class Transition(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """What the loss of a recurrent network reads: L consecutive rows of one world, and n-step returns within them."""
+    """What the loss of a recurrent network reads: L consecutive rows of one env, and n-step returns within them."""
 
     obs: Any  # [N, L + 1, ...] the last one follows the last row
     action: Array  # [N, L]
     reward: Array  # [N, L] discounted sum over the m <= n steps taken
     discount: Array  # [N, L] gamma**m, or 0 past a termination
     bootstrap: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
-    real: Array  # [N, L] a row that is not does not count, and memory restarts after it
+    valid: Array  # [N, L] a row that is not does not count, and memory restarts after it
     memory: Any  # [N, ...] before the first observation
     weight: Array  # [N] importance of the sequence in the loss; 0 where nothing valid could be drawn
     index: Any = ()  # [N] where a prioritised replay keeps them
@@ -88,11 +88,11 @@ class MDP(NamedTuple):
     step_limit: int | None = None  # an episode is truncated after so many steps
 
 
-class Spec(NamedTuple):
-    """What an agent must know of its worlds."""
+class EnvSpec(NamedTuple):
+    """What an agent must know of its envs."""
 
     obs: Any  # pytree of jax.ShapeDtypeStruct, [B, ...] each
     num_actions: int
-    num_worlds: int
+    num_envs: int
     num_states: int | None = None  # where observations are indices of states
     stack: int = 1  # above 1, obs is [B, stack, ...], newest last, of which replay stores the newest only

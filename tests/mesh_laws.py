@@ -10,11 +10,11 @@ from jax.sharding import Mesh
 
 from jaxql import agents, loop, mesh
 from jaxql.agents.base import hyper_of
-from jaxql.envs.worlds import catch, endless
-from jaxql.replay import Ring, blank_step
-from jaxql.types import Spec
+from jaxql.envs.worlds import autoreset, catch
+from jaxql.replay import Ring, zero_step
+from jaxql.types import EnvSpec
 
-WORLDS, DEVICES = 16, Mesh(jax.devices(), ("worlds",))
+ENVS, DEVICES = 16, Mesh(jax.devices(), ("envs",))
 SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 COLLECTIVE = re.compile(r"= (.*) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
@@ -32,17 +32,17 @@ def agent_of(name, **changes):
         plan = dict(warmup=0, rounds=40, ticks=1, updates=1)
     config = entry.config(**settings)
     hyper = hyper_of(config)._replace(learning_rate=1e-3, discount=0.9, exploration_steps=500.0)
-    return entry.make(config, catch().spec(WORLDS)), hyper, plan
+    return entry.make(config, catch().spec(ENVS)), hyper, plan
 
 
 def trained(name, devices, **changes):
     """(state, obs) after training; on the first device alone if `devices` is None."""
     agent, hyper, plan = agent_of(name, **changes)
     agent = mesh.sharded(agent, devices) if devices else loop.compiled(agent)
-    begin, env_step = endless(catch(), num_worlds=WORLDS)
+    begin, env_step = autoreset(catch(), num_envs=ENVS)
     env, obs = begin(jax.random.key(0))
     if devices:
-        env, obs = jax.device_put((env, obs), mesh.over_worlds(devices))
+        env, obs = jax.device_put((env, obs), mesh.over_envs(devices))
     carry = agent.init(jax.random.key(0), obs, hyper), env, obs
     (state, _, obs), _ = loop.train(agent, jax.jit(env_step), carry, **plan, scan=loop.host_scan)
     return state, obs
@@ -68,11 +68,11 @@ def test_eight_devices_equal_one(name, changes):
     assert many.updates == one.updates == 40
     assert many.env_steps == one.env_steps
     shards = {shard.data.shape for shard in obs.addressable_shards}
-    assert shards == {(WORLDS // 8,)}
+    assert shards == {(ENVS // 8,)}
     if isinstance(many.data, Ring):
         np.testing.assert_array_equal(many.data.rows.action, one.data.rows.action)
         for x in jax.tree.leaves(many.data.rows):
-            assert [shard.data.shape[1] for shard in x.addressable_shards] == [WORLDS // 8] * 8
+            assert [shard.data.shape[1] for shard in x.addressable_shards] == [ENVS // 8] * 8
 
 
 def collectives(compiled):
@@ -91,7 +91,7 @@ def placed_shapes(tree):
     )
 
 
-FRAMES = jax.ShapeDtypeStruct((WORLDS, 4, 36, 36), jnp.uint8, sharding=mesh.over_worlds(DEVICES))
+FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.over_envs(DEVICES))
 
 
 @pytest.mark.parametrize("convolution", ["xla", pytest.param("products", marks=pytest.mark.slow)])
@@ -99,13 +99,13 @@ def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]
     config = entry.config(groups=8, capacity=160, network="nips-cnn", convolution=convolution)
-    agent = mesh.sharded(entry.make(config, Spec(obs=FRAMES, num_actions=6, num_worlds=WORLDS, stack=4)), DEVICES)
+    agent = mesh.sharded(entry.make(config, EnvSpec(obs=FRAMES, num_actions=6, num_envs=ENVS, stack=4)), DEVICES)
     state = placed_shapes(jax.eval_shape(agent.init, jax.random.key(0), FRAMES, hyper_of(config)))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     assert collectives(agent.learn.lower(state).compile()) == [
         ("all-reduce", parameters + 2)
     ]  # and the loss and the weights
-    step = placed_shapes(jax.eval_shape(blank_step, FRAMES))
+    step = placed_shapes(jax.eval_shape(zero_step, FRAMES))
     assert collectives(agent.observe.lower(state, step).compile()) == [("all-reduce", 1)]  # the count of env steps
     assert collectives(agent.act.lower(state, FRAMES).compile()) == []
 
@@ -113,9 +113,9 @@ def test_learning_communicates_once(convolution):
 def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     """Of prioritised replay too, whose learning communicates more than once; but the gradient does only once."""
     agent, hyper, _ = agent_of("per-dqn", groups=8)
-    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(WORLDS, jnp.int32), mesh.over_worlds(DEVICES))
+    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(ENVS, jnp.int32), mesh.over_envs(DEVICES))
     state = agent.init(jax.random.key(0), obs, hyper)
-    step = jax.device_put(blank_step(obs), mesh.over_worlds(DEVICES))
+    step = jax.device_put(zero_step(obs), mesh.over_envs(DEVICES))
 
     def places(tree):
         return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
@@ -126,14 +126,14 @@ def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     for _ in range(2):
         state, _ = learn(agent.observe(state, step))
     assert places(state.data.rows) == before
-    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_worlds(DEVICES, axis=1), 2)
+    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_envs(DEVICES, axis=1), 2)
     sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
     assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
 
 
 @pytest.mark.slow
 def test_a_part_of_the_devices_will_do():
-    four = Mesh(jax.devices()[:4], ("worlds",))
+    four = Mesh(jax.devices()[:4], ("envs",))
     (many, _), (one, _) = (trained("dqn", devices, groups=4) for devices in (four, None))
     for x, y in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=TOLERANCE)

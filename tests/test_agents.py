@@ -11,10 +11,10 @@ import pytest
 from jaxql import agents
 from jaxql.agents.base import Hyper, RunConfig, check, epsilon_of, hyper_of, learning_rate_of, new_state
 from jaxql.errors import UserError
-from jaxql.types import Spec
+from jaxql.types import EnvSpec
 
-BOX = Spec(jax.ShapeDtypeStruct((2, 4), jnp.float32), num_actions=2, num_worlds=2)
-TABLE = Spec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=2, num_worlds=2, num_states=5)
+BOX = EnvSpec(jax.ShapeDtypeStruct((2, 4), jnp.float32), num_actions=2, num_envs=2)
+TABLE = EnvSpec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=2, num_envs=2, num_states=5)
 
 
 @pytest.mark.parametrize("name", agents.REGISTRY)
@@ -122,7 +122,7 @@ def test_target_network_is_copied_exactly_every_period_and_shares_nothing():
     state = state._replace(
         data=state.data._replace(
             rows=state.data.rows._replace(
-                real=jnp.ones_like(state.data.rows.real), reward=jnp.ones_like(state.data.rows.reward)
+                valid=jnp.ones_like(state.data.rows.valid), reward=jnp.ones_like(state.data.rows.reward)
             ),
             count=jnp.int32(20),
         )

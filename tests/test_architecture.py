@@ -1,4 +1,4 @@
-"""The layout is law: imports point one way, and only the edge touches the world."""
+"""The layout is law: imports point one way, and only the edge touches the env."""
 
 import ast
 import os

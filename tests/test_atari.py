@@ -1,4 +1,4 @@
-"""Atari worlds: Gymnasium's pixels, raw scores of full games, rows that are functions of seeds and actions."""
+"""Atari envs: Gymnasium's pixels, raw scores of full games, rows that are functions of seeds and actions."""
 
 import subprocess
 import sys
@@ -17,15 +17,15 @@ from jaxql.envs.seeding import episode_seed
 from jaxql.errors import UserError
 
 
-def actions_of(worlds, ticks, seed=0):
-    return np.random.default_rng(seed).integers(0, worlds.spec.num_actions, (ticks, worlds.spec.num_worlds))
+def actions_of(envs, ticks, seed=0):
+    return np.random.default_rng(seed).integers(0, envs.spec.num_actions, (ticks, envs.spec.num_envs))
 
 
-def rows_of(worlds, actions):
-    """[T, B] NumPy rows: obs [T + 1, B, ...], reward, terminated, truncated, real."""
-    obs, rows = [np.asarray(worlds.reset())], []
+def rows_of(envs, actions):
+    """[T, B] NumPy rows: obs [T + 1, B, ...], reward, terminated, truncated, valid."""
+    obs, rows = [np.asarray(envs.reset())], []
     for action in actions:
-        _, (next_obs, *row) = worlds.step((), action)
+        _, (next_obs, *row) = envs.step((), action)
         obs.append(np.asarray(next_obs))
         rows.append([np.asarray(x) for x in row])
     return np.stack(obs), *(np.stack(x) for x in zip(*rows, strict=True))
@@ -34,18 +34,18 @@ def rows_of(worlds, actions):
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
 def test_observations_are_those_of_gymnasiums_wrappers(game):
     ticks, limit = 150, 400  # frames: 100 steps, and then a reset
-    worlds = make(
+    envs = make(
         f"{game}NoFrameskip-v4", 2, noop_max=0, use_fire_reset=False, env_args={"max_num_frames_per_episode": limit}
     )
-    actions = actions_of(worlds, ticks)
-    obs, reward, terminated, truncated, real = rows_of(worlds, actions)
+    actions = actions_of(envs, ticks)
+    obs, reward, terminated, truncated, valid = rows_of(envs, actions)
     oracle = gymnasium.make(f"{game}NoFrameskip-v4", max_num_frames_per_episode=limit)
     oracle = AtariPreprocessing(oracle, noop_max=0, frame_skip=4, screen_size=84)
     oracle = FrameStackObservation(oracle, 4, padding_type="zero")
     np.testing.assert_array_equal(obs[0, 1], oracle.reset()[0])
     compared = 0
     for t in range(ticks):
-        if not real[t, 1]:
+        if not valid[t, 1]:
             expected, score, *ends = *oracle.reset(), False, False
             score = 0
         else:
@@ -55,27 +55,27 @@ def test_observations_are_those_of_gymnasiums_wrappers(game):
         if not truncated[t, 1]:  # neither of the two looks at the screen again after the last frame
             np.testing.assert_array_equal(obs[t + 1, 1], expected)
             compared += 1
-    assert worlds.spec.stack == 4 and compared > 140 and not real.all()
+    assert envs.spec.stack == 4 and compared > 140 and not valid.all()
 
 
 def test_a_row_is_a_function_of_its_seed_and_its_actions():
-    """With sticky actions; the oracle is ALE's vector env with one world, seeded once an episode."""
-    worlds = make("ALE/Breakout-v5", 3, seed=11, purpose="evaluate")
-    actions = actions_of(worlds, 420)
-    obs, reward, terminated, truncated, real = rows_of(worlds, actions)
-    episodes = worlds.take_episodes()
+    """With sticky actions; the oracle is ALE's vector env with one env, seeded once an episode."""
+    envs = make("ALE/Breakout-v5", 3, seed=11, purpose="evaluate")
+    actions = actions_of(envs, 420)
+    obs, reward, terminated, truncated, valid = rows_of(envs, actions)
+    episodes = envs.take_episodes()
     plain = AtariVectorEnv("breakout", 1, repeat_action_probability=0.25, reward_clipping=False)
     checked = 0
-    for world in range(3):
-        ends = np.flatnonzero(~real[:, world])
+    for env in range(3):
+        ends = np.flatnonzero(~valid[:, env])
         starts = np.append(0, ends + 1)  # the tick of the reset is between two episodes
         for episode, (start, end) in enumerate(zip(starts, np.append(ends, len(actions)), strict=True)):
-            shown, _ = plain.reset(seed=np.array([episode_seed(11, "evaluate", world, episode)]))
-            np.testing.assert_array_equal(obs[start, world], shown[0])
+            shown, _ = plain.reset(seed=np.array([episode_seed(11, "evaluate", env, episode)]))
+            np.testing.assert_array_equal(obs[start, env], shown[0])
             for t in range(start, end):
-                shown, score, over, _, _ = plain.step(actions[t, world : world + 1])
-                np.testing.assert_array_equal(obs[t + 1, world], shown[0])
-                assert (reward[t, world], terminated[t, world]) == (score[0], over[0])
+                shown, score, over, _, _ = plain.step(actions[t, env : env + 1])
+                np.testing.assert_array_equal(obs[t + 1, env], shown[0])
+                assert (reward[t, env], terminated[t, env]) == (score[0], over[0])
             checked += end < len(actions)
     assert checked == len(episodes) >= 3
     assert not truncated.any()
@@ -84,15 +84,15 @@ def test_a_row_is_a_function_of_its_seed_and_its_actions():
 def test_lost_lives_terminate_but_do_not_end_the_game():
     full, lives = (make("BreakoutNoFrameskip-v4", 2, seed=3, life_loss=lost) for lost in (False, True))
     actions = actions_of(full, 320)
-    (obs, reward, ends, _, real), other = rows_of(full, actions), rows_of(lives, actions)
-    jax.tree.map(np.testing.assert_array_equal, (obs, reward, real), (*other[:2], other[4]))
+    (obs, reward, ends, _, valid), other = rows_of(full, actions), rows_of(lives, actions)
+    jax.tree.map(np.testing.assert_array_equal, (obs, reward, valid), (*other[:2], other[4]))
     assert full.take_episodes() == lives.take_episodes() != []
     assert (other[2] >= ends).all()
-    for world in range(2):
-        first_game = np.flatnonzero(ends[:, world])[0] + 1
-        lost = np.flatnonzero(other[2][:first_game, world])
+    for env in range(2):
+        first_game = np.flatnonzero(ends[:, env])[0] + 1
+        lost = np.flatnonzero(other[2][:first_game, env])
         assert len(lost) == 5 and lost[-1] == first_game - 1  # Breakout has five lives
-        assert real[lost[:-1] + 1, world].all() and not real[first_game, world]
+        assert valid[lost[:-1] + 1, env].all() and not valid[first_game, env]
     ale = AtariVectorEnv("breakout", 1, reward_clipping=False, life_loss_info=True)  # the emulator's own opinion
     ale.reset(seed=np.array([episode_seed(3, "train", 0, 0)]))
     said = [ale.step(action[:1])[2][0] for action in actions[: np.flatnonzero(ends[:, 0])[0] + 1]]
@@ -100,11 +100,11 @@ def test_lost_lives_terminate_but_do_not_end_the_game():
 
 
 def test_census():
-    worlds = make("BreakoutNoFrameskip-v4", 2, life_loss=True, max_num_frames_per_episode=400)
-    _, reward, terminated, truncated, real = rows_of(worlds, actions_of(worlds, 101))  # 100 steps and a reset
-    episodes = worlds.take_episodes()
-    assert [episode.length for episode in episodes] == [100, 100] and real.sum() == 200
-    assert sum(episode.ret for episode in episodes) == reward.sum()
+    envs = make("BreakoutNoFrameskip-v4", 2, life_loss=True, max_num_frames_per_episode=400)
+    _, reward, terminated, truncated, valid = rows_of(envs, actions_of(envs, 101))  # 100 steps and a reset
+    episodes = envs.take_episodes()
+    assert [episode.length for episode in episodes] == [100, 100] and valid.sum() == 200
+    assert sum(episode.return_ for episode in episodes) == reward.sum()
     np.testing.assert_array_equal(np.flatnonzero(truncated[:, 0]), [99])
 
 
@@ -115,39 +115,39 @@ def test_restored_worlds_go_on_as_if_nothing_had_happened():
     assert first.take_episodes()
     np.testing.assert_array_equal(second.restore(first.position()), last)
     for action in actions[270:]:
-        rows = [worlds.step((), action)[1] for worlds in (first, second)]
+        rows = [envs.step((), action)[1] for envs in (first, second)]
         jax.tree.map(np.testing.assert_array_equal, *rows)
     assert first.take_episodes() == second.take_episodes()
 
 
 def test_the_film_is_of_the_same_game(monkeypatch):
-    worlds = make("ALE/Breakout-v5", 2, seed=1, render=True)
-    worlds.reset()
+    envs = make("ALE/Breakout-v5", 2, seed=1, render=True)
+    envs.reset()
     filmed, played = [], []
     monkeypatch.setattr(
-        worlds._film, "step", lambda action, step=worlds._film.step: filmed.append(step(action)) or filmed[-1]
+        envs._film, "step", lambda action, step=envs._film.step: filmed.append(step(action)) or filmed[-1]
     )
     monkeypatch.setattr(
-        worlds._env, "step", lambda action, step=worlds._env.step: played.append(step(action)) or played[-1]
+        envs._env, "step", lambda action, step=envs._env.step: played.append(step(action)) or played[-1]
     )
-    blank = worlds.render()
-    for action in actions_of(worlds, 350):
-        worlds.step((), action)
+    blank = envs.render()
+    for action in actions_of(envs, 350):
+        envs.step((), action)
     for (_, *film, film_info), (_, *game, game_info) in zip(filmed, played, strict=True):
         if not (np.asarray(film_info["episode_frame_number"]) < 64).any():  # a reset of their own, before ours
             jax.tree.map(np.testing.assert_array_equal, (film, film_info), (game, game_info))
-    frames = worlds.render()
+    frames = envs.render()
     assert [frame.shape for frame in frames] == [(210, 160, 3)] * 2 and frames[0].dtype == np.uint8
-    assert worlds.take_episodes() and (frames[0] != blank[0]).any()
-    worlds.close()
+    assert envs.take_episodes() and (frames[0] != blank[0]).any()
+    envs.close()
 
 
 def test_delivered_arrays_are_copies():
-    worlds = make("PongNoFrameskip-v4", 2)
-    kept = [worlds.reset()]
+    envs = make("PongNoFrameskip-v4", 2)
+    kept = [envs.reset()]
     remembered = [np.array(kept[0])]
-    for action in actions_of(worlds, 40):
-        _, (obs, *_) = worlds.step((), action)
+    for action in actions_of(envs, 40):
+        _, (obs, *_) = envs.step((), action)
         kept.append(obs)
         remembered.append(np.array(obs))
     np.testing.assert_array_equal(np.stack(kept), np.stack(remembered))
@@ -157,20 +157,20 @@ def test_delivered_arrays_are_copies():
 @pytest.mark.parametrize("action", [[0, 6], [-1, 0], [0.0, 1.0], [0], [2**31, 0]])
 def test_bad_actions_are_refused_at_once(action):
     """Sent to the emulator they would hang it."""
-    worlds = make("PongNoFrameskip-v4", 2)
-    worlds.reset()
+    envs = make("PongNoFrameskip-v4", 2)
+    envs.reset()
     begun = time.monotonic()
     with pytest.raises(UserError, match="PongNoFrameskip-v4: action"):
-        worlds.step((), np.array(action))
+        envs.step((), np.array(action))
     assert time.monotonic() - begun < 1
-    worlds.step((), [0, 5])
+    envs.step((), [0, 5])
 
 
 def test_the_watchdog_ends_what_hangs():
     program = (
         "import numpy as np; from jaxql.envs import make\n"
-        "worlds = make('PongNoFrameskip-v4', 2, watchdog_seconds=1.0); worlds.reset()\n"
-        "worlds._play(np.array([99, 0], np.int32))"
+        "envs = make('PongNoFrameskip-v4', 2, watchdog_seconds=1.0); envs.reset()\n"
+        "envs._play(np.array([99, 0], np.int32))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 70 and "has not answered for 1 s" in done.stderr and "in _play" in done.stderr

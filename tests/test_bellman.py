@@ -243,7 +243,7 @@ def test_order_of_the_variants(seed):
 
 
 def test_advantage_learning_keeps_the_optimal_values_and_widens_the_gaps():
-    """Value iteration by each operator on a random deterministic world: same maxima, gaps grown by 1 / (1 - k)."""
+    """Value iteration by each operator on a random deterministic env: same maxima, gaps grown by 1 / (1 - k)."""
     rng = np.random.default_rng(0)
     states, scale = 6, 0.5
     next_state, reward = rng.integers(states, size=(states, A)), rng.normal(size=(states, A))

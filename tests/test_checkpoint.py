@@ -205,9 +205,9 @@ def patched(monkeypatch, before):
     """Calls `before(number, name)` in front of each call by which a save touches the disk."""
     count = iter(range(10**6))
     for name in CALLS:
-        real = getattr(os, name)
+        valid = getattr(os, name)
 
-        def call(*args, _real=real, _name=name, **kwargs):
+        def call(*args, _real=valid, _name=name, **kwargs):
             before(next(count), _name)
             return _real(*args, **kwargs)
 
@@ -280,8 +280,8 @@ def test_a_refusing_disk_is_one_line_and_keeps_the_previous(tmp_path, monkeypatc
 
 
 def test_a_short_write_is_continued(tmp_path, monkeypatch):
-    real = os.write
-    monkeypatch.setattr(os, "write", lambda fd, data: real(fd, memoryview(data)[:5]))
+    valid = os.write
+    monkeypatch.setattr(os, "write", lambda fd, data: valid(fd, memoryview(data)[:5]))
     checkpoint.save(tmp_path / "last", {"w": jnp.arange(9)}, {})
     assert_same(checkpoint.load(tmp_path / "last")[0], {"w": jnp.arange(9)})
 
@@ -309,11 +309,11 @@ def test_checkpoints_beside_each_other_do_not_touch(tmp_path):
 
 def test_a_reader_beside_a_writer_sees_one_checkpoint(tmp_path, monkeypatch):
     checkpoint.save(tmp_path / "last", {"w": jnp.full(2, 1)}, {"i": 1})
-    real = checkpoint._read_manifest
+    valid = checkpoint._read_manifest
 
     def then_replaced(folder, name):
-        record = real(folder, name)
-        monkeypatch.setattr(checkpoint, "_read_manifest", real)
+        record = valid(folder, name)
+        monkeypatch.setattr(checkpoint, "_read_manifest", valid)
         checkpoint.save(tmp_path / "last", {"w": jnp.full(2, 2)}, {"i": 2})
         return record
 

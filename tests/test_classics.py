@@ -39,8 +39,8 @@ def left_turns(runs, double):
     def one_run(key):
         table = jnp.zeros((3, ARMS)).at[0, 2:].set(-jnp.inf)
 
-        def update(q, key, s, a, r, discount, s2, real):
-            row = (jnp.atleast_1d(x) for x in (s, a, r, discount, s2, real))
+        def update(q, key, s, a, r, discount, s2, valid):
+            row = (jnp.atleast_1d(x) for x in (s, a, r, discount, s2, valid))
             if double:
                 return tabular.double_q_learning_update(q, key, *row, 0.1)[0]
             return tabular.q_learning_update(q, *row, 0.1)[0]
@@ -121,7 +121,7 @@ def test_averagers_do_not_diverge_off_policy(groups):
 
 # --------------------------------------------------------------------------------------------------- cliff walking
 def step(mdp, s, a):
-    """What deterministic worlds [B] do: reward, whether it ends, next state."""
+    """What deterministic envs [B] do: reward, whether it ends, next state."""
     return mdp.reward[s, a, 0], mdp.ends[s, a, 0], mdp.next_state[s, a, 0]
 
 
@@ -190,8 +190,8 @@ def root_mean_square(q):
 def n_step_error(rows, rates, n):
     """Error [runs, rates] after each of the first 10 episodes, averaged, of n-step TD: a table of one action."""
 
-    def one(s, reward, over, s2, real, rate):
-        w = n_step_windows(reward, over, jnp.zeros_like(over), real, n, 1.0)
+    def one(s, reward, over, s2, valid, rate):
+        w = n_step_windows(reward, over, jnp.zeros_like(over), valid, n, 1.0)
         arrive = jnp.append(s, s2[-1])[w.bootstrap]
 
         def tick(q, t):
@@ -200,7 +200,7 @@ def n_step_error(rows, rates, n):
             return q, root_mean_square(q)
 
         errors = jax.lax.scan(tick, jnp.zeros((STATES, 1)), jnp.arange(TICKS))[1]
-        return jnp.sum(jnp.where(over & real, errors, 0)) / jnp.sum(over & real)
+        return jnp.sum(jnp.where(over & valid, errors, 0)) / jnp.sum(over & valid)
 
     return jax.vmap(jax.vmap(one, (None,) * 5 + (0,)), (0,) * 5 + (None,))(*rows, rates)
 
@@ -209,14 +209,14 @@ def n_step_error(rows, rates, n):
 def lambda_error(rows, rates, lambda_):
     """The same of TD(lambda) with accumulating traces."""
 
-    def one(s, reward, over, s2, real, rate):
+    def one(s, reward, over, s2, valid, rate):
         def tick(carry, t):
-            row = (x[t][None] for x in (s, jnp.zeros_like(s), reward, jnp.where(over, 0.0, 1.0), s2, real))
+            row = (x[t][None] for x in (s, jnp.zeros_like(s), reward, jnp.where(over, 0.0, 1.0), s2, valid))
             q, traces, _ = tabular.naive_q_lambda_update(*carry, *row, rate, lambda_)
             return (q, traces), root_mean_square(q)
 
         errors = jax.lax.scan(tick, (jnp.zeros((STATES, 1)), jnp.zeros((1, STATES, 1))), jnp.arange(TICKS))[1]
-        return jnp.sum(jnp.where(over & real, errors, 0)) / jnp.sum(over & real)
+        return jnp.sum(jnp.where(over & valid, errors, 0)) / jnp.sum(over & valid)
 
     return jax.vmap(jax.vmap(one, (None,) * 5 + (0,)), (0,) * 5 + (None,))(*rows, rates)
 

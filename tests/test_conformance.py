@@ -52,7 +52,7 @@ def test_our_windows_conform():
 
 
 def ended(x, t):
-    return x.terminated[t] or x.truncated[t] or t + 1 < len(x.real) and not x.real[t + 1]
+    return x.terminated[t] or x.truncated[t] or t + 1 < len(x.valid) and not x.valid[t + 1]
 
 
 def n_step(
@@ -63,7 +63,7 @@ def n_step(
     termination_ends=True,
     power=lambda m: m,
     stops=ended,
-    starts=lambda x, t: x.real[t],
+    starts=lambda x, t: x.valid[t],
     reward_power=lambda i: i,
 ):
     """The n-step return in plain Python, with a place for each mistake."""
@@ -86,7 +86,7 @@ def never(x, t):
 
 
 def only_at_resets(x, t):
-    return not x.real[t]  # it looks for the boundary one row too late
+    return not x.valid[t]  # it looks for the boundary one row too late
 
 
 REWARDS, BOOTSTRAP = "reward i is discounted by gamma**i", "the bootstrap is discounted by gamma**n"
@@ -134,16 +134,16 @@ def lambda_return(x, lambda_, *, shift=0, values=1, truncation_ends=False, cut=T
     length = len(x.reward)
     out, lambda_ = np.zeros(length + 1), np.broadcast_to(lambda_, length)
     for t in reversed(range(length)):
-        if not x.real[t] and cut:
+        if not x.valid[t] and cut:
             continue
         if x.terminated[t] or x.truncated[t] and truncation_ends or t + 1 == length and last_row_ends:
             out[t] = x.reward[t]
             continue
         v, weight = x.values[t + values], lambda_[(t + shift) % length]
-        continued = t + 1 < length and not (cut and (x.truncated[t] or not x.real[t + 1]))
+        continued = t + 1 < length and not (cut and (x.truncated[t] or not x.valid[t + 1]))
         later = out[t + 1] if continued else x.values[t + 1]
         out[t] = x.reward[t] + x.gamma * ((1 - weight) * v + weight * later)
-    return np.where(x.real, out[:-1], 0)
+    return np.where(x.valid, out[:-1], 0)
 
 
 ONE_STEP, MIXED = "lambda 0 is the one-step return", "lambda_t weighs the return from t + 1"
@@ -167,7 +167,7 @@ def test_mistakes_of_lambda_are_caught_by_name(name):
         assert found == laws
 
 
-def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.real, paid=lambda x: x.real, later=1):
+def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.valid, paid=lambda x: x.valid, later=1):
     v = x.values[1:] if later else x.values[:-1]
     return np.where(used(x), x.reward * paid(x) + np.where(dead(x), 0, x.gamma) * v - x.values[:-1], 0)
 
@@ -180,7 +180,7 @@ def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.real, paid=lamb
         ({"dead": lambda x: x.terminated & False}, {TERMINATION}),
         ({"dead": lambda x: x.terminated & ~x.truncated}, {"what ends in both ways is terminated"}),
         ({"paid": lambda x: ~x.terminated}, {"a termination pays its last reward"}),
-        ({"used": lambda x: x.real | True, "paid": lambda x: True}, {STARTS}),
+        ({"used": lambda x: x.valid | True, "paid": lambda x: True}, {STARTS}),
         ({"later": 0}, {"the error is its equation", TRUNCATION}),
     ],
 )
@@ -189,10 +189,10 @@ def test_mistakes_of_one_step_are_caught_by_name(mistake, laws):
 
 
 def test_a_mask_must_be_the_real_rows():
-    assert_conforms(check_td_error(lambda x: (td_error(x), x.real)))
-    assert names(check_td_error(lambda x: (td_error(x), x.real | True))) == {STARTS}
-    assert "the error is its equation" in names(check_td_error(lambda x: (td_error(x), x.real & False)))
-    assert_conforms(check_td_error(lambda x: np.where(x.real, td_error(x), np.nan)))
+    assert_conforms(check_td_error(lambda x: (td_error(x), x.valid)))
+    assert names(check_td_error(lambda x: (td_error(x), x.valid | True))) == {STARTS}
+    assert "the error is its equation" in names(check_td_error(lambda x: (td_error(x), x.valid & False)))
+    assert_conforms(check_td_error(lambda x: np.where(x.valid, td_error(x), np.nan)))
 
 
 def test_a_wrong_maximum_is_caught():

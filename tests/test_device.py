@@ -1,4 +1,4 @@
-"""JAX worlds in a run: chunks are the host's loop compiled, episodes are counted, seeds are as alone."""
+"""JAX envs in a run: chunks are the host's loop compiled, episodes are counted, seeds are as alone."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from jaxql import agents, envs, loop
 from jaxql.agents.base import Hyper
 from jaxql.agents.q_learning import q_learning
 from jaxql.envs.device import DeviceEnv
-from jaxql.envs.worlds import World, catch
+from jaxql.envs.worlds import JaxEnv, catch
 from jaxql.errors import UserError
 
 HYPER = Hyper(learning_rate=0.1, epsilon=0.1, exploration_steps=100.0)
@@ -18,7 +18,7 @@ CATCH = dict(env="jax:catch", quiet=True, num_envs=4, steps=2_000, log_every=300
 
 
 def begun(**options):
-    """(env, agent, carry): a table learns catch in 4 worlds."""
+    """(env, agent, carry): a table learns catch in 4 envs."""
     env = DeviceEnv(catch(), 4, "catch", **options)
     agent, obs = q_learning(150, 3), env.reset()
     return env, agent, (agent.init(jax.random.key(0), obs, HYPER), env.state, obs)
@@ -40,7 +40,7 @@ def test_chunks_are_the_hosts_loop():
     np.testing.assert_array_equal(np.concatenate(parts), metrics["loss"])
     episodes = chunks[0].take_episodes()
     assert episodes == env.take_episodes() and len(episodes) == 4 * (80 // 6)
-    assert {e.length for e in episodes} == {5} and {e.ret for e in episodes} == {-1.0, 1.0}
+    assert {e.length for e in episodes} == {5} and {e.return_ for e in episodes} == {-1.0, 1.0}
     assert not chunks[0].take_episodes()
 
 
@@ -60,13 +60,13 @@ def test_one_program_serves_every_length():
 
 def test_returns_are_those_of_the_rows():
     """Rewards 1, 2, 3, ... and an end at a random step: against a count by hand."""
-    world = World(
+    jax_env = JaxEnv(
         reset=lambda key: jnp.int32(0),
         step=lambda key, s, a: (s + 1, (s + 1).astype(float), jax.random.bernoulli(key, 0.3)),
         num_actions=2,
         step_limit=6,
     )
-    env = DeviceEnv(world, 3, "risky", seed=1)
+    env = DeviceEnv(jax_env, 3, "risky", seed=1)
     env.reset()
     rows = [env.tick(np.zeros(3, int))[1:] for _ in range(60)]
     expected = []
@@ -121,7 +121,7 @@ def test_a_callback_stops_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(first_world=2), "no mesh"), (dict(render=True), "no frames"), (dict(seed=[0, 1, 2]), "split evenly"),
+    [(dict(first_env=2), "no mesh"), (dict(render=True), "no frames"), (dict(seed=[0, 1, 2]), "split evenly"),
      (dict(purpose="fun"), "purpose"), (dict(life_loss=True), "Atari")],
 )  # fmt: skip
 def test_what_a_world_cannot_do_is_refused(options, message):

@@ -40,11 +40,11 @@ class Diary(gymnasium.Env):
         return self.page, self.np_random.normal(), over and not cut, over and cut, {}
 
 
-def play(worlds, actions):
+def play(envs, actions):
     """The rows of a run as NumPy: obs [T + 1, B, ...] and the rest [T, B]."""
-    obs, rows = [np.asarray(worlds.reset())], []
+    obs, rows = [np.asarray(envs.reset())], []
     for action in actions:
-        _, (next_obs, *row) = worlds.step((), jnp.asarray(action))
+        _, (next_obs, *row) = envs.step((), jnp.asarray(action))
         obs.append(np.asarray(next_obs))
         rows.append([np.asarray(x) for x in row])
     return np.stack(obs), *(np.stack(x) for x in zip(*rows, strict=True))
@@ -64,64 +64,64 @@ def alone(env, seed, actions):
 
 @pytest.mark.parametrize("vectorised", ["function", "sync", pytest.param("async", marks=pytest.mark.slow)])
 def test_a_row_is_a_function_of_its_seed_and_its_actions(vectorised):
-    num_worlds, ticks = 3, 60
+    num_envs, ticks = 3, 60
     kind = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}.get(vectorised)
     if vectorised == "async":
-        env = kind([Diary] * num_worlds, context="spawn")
+        env = kind([Diary] * num_envs, context="spawn")
     else:
-        env = kind([Diary] * num_worlds, copy=False) if kind else Diary
-    worlds = make(env, num_worlds, seed=7, purpose="test")
-    actions = np.random.default_rng(0).integers(0, 3, (ticks, num_worlds))
-    obs, reward, terminated, truncated, real = play(worlds, actions)
-    worlds.close()
-    for world in range(num_worlds):
+        env = kind([Diary] * num_envs, copy=False) if kind else Diary
+    envs = make(env, num_envs, seed=7, purpose="test")
+    actions = np.random.default_rng(0).integers(0, 3, (ticks, num_envs))
+    obs, reward, terminated, truncated, valid = play(envs, actions)
+    envs.close()
+    for jax_env in range(num_envs):
         tick = episode = 0
         while tick < ticks:
-            seed = episode_seed(7, "test", world, episode)
-            shown, rewards, ended, cut = alone(Diary(), seed, actions[tick:, world])
+            seed = episode_seed(7, "test", jax_env, episode)
+            shown, rewards, ended, cut = alone(Diary(), seed, actions[tick:, jax_env])
             n = len(rewards)
-            np.testing.assert_allclose(obs[tick : tick + n + 1, world], shown, rtol=1e-6)  # true final ones included
-            np.testing.assert_allclose(reward[tick : tick + n, world], rewards, rtol=1e-6)
-            assert real[tick : tick + n, world].all() and not terminated[tick : tick + n - 1, world].any()
-            assert (terminated[tick + n - 1, world], truncated[tick + n - 1, world]) == (ended, cut)
+            np.testing.assert_allclose(obs[tick : tick + n + 1, jax_env], shown, rtol=1e-6)  # true final ones included
+            np.testing.assert_allclose(reward[tick : tick + n, jax_env], rewards, rtol=1e-6)
+            assert valid[tick : tick + n, jax_env].all() and not terminated[tick : tick + n - 1, jax_env].any()
+            assert (terminated[tick + n - 1, jax_env], truncated[tick + n - 1, jax_env]) == (ended, cut)
             tick, episode = tick + n, episode + 1
             if tick < ticks:
-                assert not real[tick, world] and reward[tick, world] == 0
-                assert not terminated[tick, world] and not truncated[tick, world]
+                assert not valid[tick, jax_env] and reward[tick, jax_env] == 0
+                assert not terminated[tick, jax_env] and not truncated[tick, jax_env]
             tick += 1
 
 
 @pytest.mark.parametrize("env", [Diary, "CartPole-v1", "FrozenLake-v1"])
 def test_census(env):
-    worlds = make(env, 4, seed=1)
+    envs = make(env, 4, seed=1)
     rng = np.random.default_rng(1)
     total = count = 0
     episodes = []
-    obs = worlds.reset()
+    obs = envs.reset()
     running = np.ones(4, bool)
     for _ in range(300):
-        _, (obs, reward, terminated, truncated, real) = worlds.step((), rng.integers(0, 2, 4))
+        _, (obs, reward, terminated, truncated, valid) = envs.step((), rng.integers(0, 2, 4))
         total += np.asarray(reward, np.float64).sum()
-        count += int(real.sum())
+        count += int(valid.sum())
         running = ~np.asarray(terminated | truncated)
-        episodes += worlds.take_episodes()
-    while running.any():  # until every world has ended once more
+        episodes += envs.take_episodes()
+    while running.any():  # until every env has ended once more
         before = np.flatnonzero(running)
-        _, (obs, reward, terminated, truncated, real) = worlds.step((), rng.integers(0, 2, 4))
+        _, (obs, reward, terminated, truncated, valid) = envs.step((), rng.integers(0, 2, 4))
         total += np.asarray(reward, np.float64)[before].sum()
-        count += int(real[before].sum())
+        count += int(valid[before].sum())
         running &= ~np.asarray(terminated | truncated)
-        episodes += [episode for episode in worlds.take_episodes() if episode.world in before]
+        episodes += [episode for episode in envs.take_episodes() if episode.env_index in before]
     assert sum(episode.length for episode in episodes) == count
-    np.testing.assert_allclose(sum(episode.ret for episode in episodes), total, rtol=1e-4)
+    np.testing.assert_allclose(sum(episode.return_ for episode in episodes), total, rtol=1e-4)
 
 
 def test_delivered_arrays_are_copies():
-    worlds = make(SyncVectorEnv([Diary] * 2, copy=False), 2)
-    kept = [worlds.reset()]
+    envs = make(SyncVectorEnv([Diary] * 2, copy=False), 2)
+    kept = [envs.reset()]
     remembered = [np.array(kept[0])]
     for _ in range(20):
-        _, (obs, *_) = worlds.step((), [1, 2])
+        _, (obs, *_) = envs.step((), [1, 2])
         kept.append(obs)
         remembered.append(np.array(obs))
     assert all(isinstance(obs, jax.Array) for obs in kept)
@@ -138,17 +138,17 @@ def test_conversions_share_no_memory_with_the_env():
 
 
 def test_a_reset_in_between_begins_the_next_episodes():
-    worlds = make(Diary, 3, seed=2)
-    worlds.reset()
-    _, (_, _, terminated, truncated, _) = worlds.step((), [0, 0, 0])
+    envs = make(Diary, 3, seed=2)
+    envs.reset()
+    _, (_, _, terminated, truncated, _) = envs.step((), [0, 0, 0])
     while not (terminated | truncated).any():
-        _, (_, _, terminated, truncated, _) = worlds.step((), [0, 0, 0])
-    episode = worlds.position()["episode"] + 1
-    obs = worlds.reset()
+        _, (_, _, terminated, truncated, _) = envs.step((), [0, 0, 0])
+    episode = envs.position()["episode"] + 1
+    obs = envs.reset()
     shown = [alone(Diary(), episode_seed(2, "train", w, int(e)), [0, 0]) for w, e in enumerate(episode)]
     np.testing.assert_allclose(obs, [expected[0] for expected, *_ in shown], rtol=1e-6)
-    _, (obs, *_, real) = worlds.step((), [0, 0, 0])  # those that had ended have no reset of their own to do
-    assert real.all()
+    _, (obs, *_, valid) = envs.step((), [0, 0, 0])  # those that had ended have no reset of their own to do
+    assert valid.all()
     np.testing.assert_allclose(obs, [expected[1] for expected, *_ in shown], rtol=1e-6)
 
 
@@ -162,7 +162,7 @@ def test_restored_worlds_go_on_as_if_nothing_had_happened(env, ticks):
     second.reset()
     np.testing.assert_array_equal(second.restore(first.position()), last)
     for action in actions[ticks:]:
-        rows = [worlds.step((), action)[1] for worlds in (first, second)]
+        rows = [envs.step((), action)[1] for envs in (first, second)]
         jax.tree.map(np.testing.assert_array_equal, *rows)
     assert first.take_episodes() == second.take_episodes() != []
 
@@ -183,7 +183,7 @@ def test_the_log_keeps_the_actions_of_episodes_under_way():
 
 
 def test_seeds_of_purposes_are_disjoint_and_runs_share_nothing():
-    grid = [(world, episode) for world in range(8) for episode in range(40)]
+    grid = [(jax_env, episode) for jax_env in range(8) for episode in range(40)]
     seeds = {
         (run, purpose): {episode_seed(run, purpose, *place) for place in grid} for run in (0, 1) for purpose in PURPOSES
     }
@@ -195,7 +195,7 @@ def test_seeds_of_purposes_are_disjoint_and_runs_share_nothing():
 
 def test_first_world_numbers_worlds_over_processes():
     whole = np.asarray(make("CartPole-v1", 4, seed=3).reset())
-    half = np.asarray(make("CartPole-v1", 2, seed=3, first_world=2).reset())
+    half = np.asarray(make("CartPole-v1", 2, seed=3, first_env=2).reset())
     np.testing.assert_array_equal(whole[2:], half)
 
 
@@ -212,7 +212,7 @@ def test_groups_of_worlds_are_what_they_are_alone(env):
     again = make(env, 4, seed=seeds)
     again.reset()
     np.testing.assert_array_equal(again.restore(together.position()), rows[0][-1])
-    with pytest.raises(UserError, match="5 worlds cannot be split evenly among 2 seeds"):
+    with pytest.raises(UserError, match="5 envs cannot be split evenly among 2 seeds"):
         make(env, 5, seed=seeds)
 
 
@@ -231,11 +231,11 @@ class Shifted(gymnasium.Env):
 
 
 def test_discrete_spaces_count_from_zero():
-    worlds = make(Shifted, 4)
-    assert (worlds.spec.num_states, worlds.spec.num_actions) == (4, 4)
-    obs = worlds.reset()
+    envs = make(Shifted, 4)
+    assert (envs.spec.num_states, envs.spec.num_actions) == (4, 4)
+    obs = envs.reset()
     assert obs.dtype == jnp.int32 and obs.tolist() == [0, 0, 0, 0]
-    _, (obs, reward, *_) = worlds.step((), np.arange(4))
+    _, (obs, reward, *_) = envs.step((), np.arange(4))
     assert obs.dtype == jnp.int32 and obs.tolist() == [0, 1, 2, 3]
     assert reward.dtype == jnp.result_type(float)
 
@@ -256,36 +256,36 @@ class Shows(gymnasium.Env):
 
 def test_dicts_and_tuples_are_flattened():
     space = spaces.Dict(a=spaces.Box(0, 1, (2, 2), np.float32), b=spaces.Tuple([spaces.Discrete(3)]))
-    worlds = make(lambda: Shows(space), 2, seed=4)
-    seeds = [episode_seed(4, "train", world, 0) for world in range(2)]
+    envs = make(lambda: Shows(space), 2, seed=4)
+    seeds = [episode_seed(4, "train", jax_env, 0) for jax_env in range(2)]
     expected = []
     for seed in seeds:
         space.seed(seed)
         expected.append(spaces.flatten(space, space.sample()))
-    assert worlds.spec.obs.shape == (2, 7)
-    np.testing.assert_allclose(worlds.reset(), expected, rtol=1e-6)
+    assert envs.spec.obs.shape == (2, 7)
+    np.testing.assert_allclose(envs.reset(), expected, rtol=1e-6)
 
 
 def test_action_masks_pass_through():
     space = spaces.Dict(observation=spaces.Box(0, 255, (2,), np.uint8), action_mask=spaces.MultiBinary(2))
     show = {"observation": np.array([3, 255], np.uint8), "action_mask": np.array([0, 1], np.int8)}
-    worlds = make(lambda: Shows(space, show=show), 3)
-    obs = worlds.reset()
+    envs = make(lambda: Shows(space, show=show), 3)
+    obs = envs.reset()
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), obs)
-    assert shapes == worlds.spec.obs
+    assert shapes == envs.spec.obs
     assert obs["observation"].dtype == jnp.uint8 and obs["observation"].tolist() == [[3, 255]] * 3
     assert obs["action_mask"].dtype == bool and obs["action_mask"].tolist() == [[False, True]] * 3
     show["action_mask"] = np.zeros(2, np.int8)
-    with pytest.raises(UserError, match="world 0 allows no action"):
-        worlds.step((), [1, 1, 1])
+    with pytest.raises(UserError, match="env 0 allows no action"):
+        envs.step((), [1, 1, 1])
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8, np.int64])
 def test_dtypes(dtype):
-    worlds = make(lambda: Shows(spaces.Box(0, 9, (2,), dtype)), 2)
-    obs = worlds.reset()
+    envs = make(lambda: Shows(spaces.Box(0, 9, (2,), dtype)), 2)
+    obs = envs.reset()
     expected = jnp.result_type(float) if np.issubdtype(dtype, np.floating) else jax.dtypes.canonicalize_dtype(dtype)
-    assert obs.dtype == worlds.spec.obs.dtype == expected
+    assert obs.dtype == envs.spec.obs.dtype == expected
 
 
 BOX = spaces.Box(-1, 1, (2,))
@@ -328,15 +328,15 @@ def test_vector_envs_without_masked_resets_are_refused():
     """CartPole's own vector env takes the option and ignores it."""
     with pytest.raises(UserError, match="reset_mask"):
         make(gymnasium.make_vec("CartPole-v1", 3, vectorization_mode="vector_entry_point"), 3)
-    with pytest.raises(UserError, match="has 2 worlds, but num_envs=3"):
+    with pytest.raises(UserError, match="has 2 envs, but num_envs=3"):
         make(SyncVectorEnv([Diary] * 2), 3)
 
 
 @pytest.mark.parametrize(
     ("action", "words"),
     [
-        ([0, 3], "action 3 of world 1 is not one of 0..2"),
-        ([-1, 0], "action -1 of world 0"),
+        ([0, 3], "action 3 of env 1 is not one of 0..2"),
+        ([-1, 0], "action -1 of env 0"),
         ([0.0, 1.0], "float64"),
         ([True, False], "bool"),
         ([0], "shape"),
@@ -345,10 +345,10 @@ def test_vector_envs_without_masked_resets_are_refused():
     ],
 )
 def test_bad_actions_are_refused(action, words):
-    worlds = make(Diary, 2)
-    worlds.reset()
+    envs = make(Diary, 2)
+    envs.reset()
     with pytest.raises(UserError, match=words):
-        worlds.step((), np.array(action))
+        envs.step((), np.array(action))
 
 
 def test_stepping_before_the_first_reset_is_refused():
@@ -375,20 +375,20 @@ class Breaks(Diary):
 @pytest.mark.parametrize("field", ["reward", "observation"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(field, value):
-    worlds = make(SyncVectorEnv([lambda: Breaks("nothing", 0), lambda: Breaks(field, value)]), 2)
-    worlds.reset()
+    envs = make(SyncVectorEnv([lambda: Breaks("nothing", 0), lambda: Breaks(field, value)]), 2)
+    envs.reset()
     for _ in range(2):
-        worlds.step((), [0, 0])
-    with pytest.raises(UserError, match=f"at tick 3 the {field} of world 1"):
-        worlds.step((), [0, 0])
+        envs.step((), [0, 0])
+    with pytest.raises(UserError, match=f"at tick 3 the {field} of env 1"):
+        envs.step((), [0, 0])
 
 
 def test_a_replaced_version_runs_as_its_successor_and_says_so():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        worlds = make("FrozenLake-v0", 2)
-    assert worlds.id == "FrozenLake-v1"
-    assert worlds.notes == ["FrozenLake-v0 is no longer in Gymnasium: running FrozenLake-v1"]
+        envs = make("FrozenLake-v0", 2)
+    assert envs.id == "FrozenLake-v1"
+    assert envs.notes == ["FrozenLake-v0 is no longer in Gymnasium: running FrozenLake-v1"]
     assert make("CartPole-v1", 1).notes == []
 
 
@@ -412,24 +412,24 @@ def test_given_vector_envs_may_be_wrapped():
 
 
 def test_frames():
-    worlds = make("FrozenLake-v1", 2, render=True)
-    worlds.reset()
-    frames = worlds.render()
+    envs = make("FrozenLake-v1", 2, render=True)
+    envs.reset()
+    frames = envs.render()
     assert len(frames) == 2 and all(frame.shape[2] == 3 and frame.dtype == np.uint8 for frame in frames)
-    worlds.close()
+    envs.close()
     with pytest.raises(UserError, match="render=True"):
         make("FrozenLake-v1", 2).render()
 
 
 def test_the_adapter_is_quick():
-    """Its own share of a tick of 8 worlds; the bound is loose, for machines that do other things as well."""
-    worlds = make(lambda: Shows(spaces.Box(0, 1, (4,)), show=np.zeros(4, np.float32)), 8)
-    worlds.reset()
-    outcome = worlds._play(np.zeros(8, np.int32))
-    worlds._play, spent = lambda action: outcome, []
+    """Its own share of a tick of 8 envs; the bound is loose, for machines that do other things as well."""
+    envs = make(lambda: Shows(spaces.Box(0, 1, (4,)), show=np.zeros(4, np.float32)), 8)
+    envs.reset()
+    outcome = envs._play(np.zeros(8, np.int32))
+    envs._play, spent = lambda action: outcome, []
     for _ in range(200):
         begun = time.thread_time()
-        worlds.step((), np.zeros(8, np.int32))
+        envs.step((), np.zeros(8, np.int32))
         spent.append(time.thread_time() - begun)
     assert np.median(spent) < 1e-3
 

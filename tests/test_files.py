@@ -194,12 +194,12 @@ def test_a_folder_in_use_is_refused_and_left_as_it_was(tmp_path):
 
 
 def test_of_two_runs_that_start_at_once_one_is_refused(tmp_path, monkeypatch):
-    real = files.describe
+    valid = files.describe
 
     def meanwhile(config):
-        monkeypatch.setattr(files, "describe", real)
+        monkeypatch.setattr(files, "describe", valid)
         run(tmp_path / "a", ROWS)
-        return real(config)
+        return valid(config)
 
     monkeypatch.setattr(files, "describe", meanwhile)
     with pytest.raises(UserError, match="File exists"):
@@ -218,11 +218,11 @@ def test_default_folders_are_safe_and_free(tmp_path):
 
 @pytest.mark.parametrize("partial", [0, 3])
 def test_a_full_disk_warns_once_loses_those_rows_only_and_mends_the_file(tmp_path, monkeypatch, partial):
-    real = os.write
+    valid = os.write
 
     def full(descriptor, data):
         if partial:
-            return real(descriptor, data[:partial])
+            return valid(descriptor, data[:partial])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with RunFiles(tmp_path / "a", {}, tensorboard=False) as opened:

@@ -9,7 +9,7 @@ import pytest
 
 from jaxql import agents, envs
 from jaxql.envs.gymnax import from_gymnax, with_params
-from jaxql.envs.worlds import endless
+from jaxql.envs.worlds import autoreset
 from jaxql.errors import UserError
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed: pip install 'jaxql[gymnax]'")
@@ -23,22 +23,25 @@ def ranks():
 
 
 def both(name, ticks=300, **changes):
-    """Rows of our World and of gymnax's `step` for the same keys, states and actions: two tuples of [T, ...]."""
+    """Rows of our JaxEnv and of gymnax's `step` for the same keys, states and actions: two tuples of [T, ...]."""
     env, params = gymnax.make(name)
     params = params.replace(**changes)
-    world = from_gymnax(env, params)
+    jax_env = from_gymnax(env, params)
 
     def tick(state, t):
         key = jax.random.fold_in(jax.random.key(1), t)
-        action = jax.random.randint(key, (), 0, world.num_actions)
-        ours, reward, terminated = world.step(jax.random.split(key)[0], state, action)
-        clock = jnp.asarray(ours[1].time == world.step_limit)  # of `endless`, which counts the same steps
+        action = jax.random.randint(key, (), 0, jax_env.num_actions)
+        ours, reward, terminated = jax_env.step(jax.random.split(key)[0], state, action)
+        clock = jnp.asarray(ours[1].time == jax_env.step_limit)  # of `autoreset`, which counts the same steps
         _, after, paid, over, late, info = env.step(key, state[1], action, params)
-        fresh = world.reset(jax.random.fold_in(key, 1))
+        fresh = jax_env.reset(jax.random.fold_in(key, 1))
         state = jax.tree.map(lambda new, old: jnp.where(over | late, new, old), fresh, ours)
-        return state, ((world.observe(ours), reward, terminated, clock), (info["final_observation"], paid, over, late))
+        return state, (
+            (jax_env.observe(ours), reward, terminated, clock),
+            (info["final_observation"], paid, over, late),
+        )
 
-    return jax.lax.scan(tick, world.reset(jax.random.key(0)), jnp.arange(ticks))[1]
+    return jax.lax.scan(tick, jax_env.reset(jax.random.key(0)), jnp.arange(ticks))[1]
 
 
 @pytest.mark.parametrize("name", ["Asterix-MinAtar", "Breakout-MinAtar", "MountainCar-v0"])
@@ -50,14 +53,14 @@ def test_rows_are_gymnaxs(name):
 
 
 def test_truncation_and_termination_are_told_apart():
-    begin, env_step = endless(with_params("CartPole-v1", max_steps_in_episode=15), 8)
+    begin, env_step = autoreset(with_params("CartPole-v1", max_steps_in_episode=15), 8)
     env, _ = begin(jax.random.key(0))
     actions = jax.random.randint(jax.random.key(1), (200, 8), 0, 2)
-    env, (obs, _, terminated, truncated, real) = jax.lax.scan(env_step, env, actions)
+    env, (obs, _, terminated, truncated, valid) = jax.lax.scan(env_step, env, actions)
     out = (np.abs(obs[..., 0]) > 2.4) | (np.abs(obs[..., 2]) > np.deg2rad(12))
-    np.testing.assert_array_equal(terminated, out & real)
+    np.testing.assert_array_equal(terminated, out & valid)
     assert terminated.any() and truncated.any() and not (terminated & truncated).any()
-    lengths = np.diff(np.flatnonzero(np.asarray(~real[:, 0])))
+    lengths = np.diff(np.flatnonzero(np.asarray(~valid[:, 0])))
     assert lengths.max() == 16, "15 steps and a reset"
 
 
@@ -66,7 +69,7 @@ def test_minatar_is_seen_as_images(name):
     env = envs.make(f"gymnax:{name}", 2)
     assert env.spec.obs.shape[:3] == (2, 10, 10)
     env.reset()
-    assert not any(x.weak_type for x in jax.tree.leaves(env.state.worlds.state)), "a run would compile twice"
+    assert not any(x.weak_type for x in jax.tree.leaves(env.state.envs.state)), "a run would compile twice"
     for agent in "dqn", "pqn":
         entry = agents.REGISTRY[agent]
         shapes = jax.eval_shape(

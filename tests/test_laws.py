@@ -1,4 +1,4 @@
-"""The laws of every agent in the registry, on JAX worlds: one state, several drivers, the same numbers."""
+"""The laws of every agent in the registry, on JAX envs: one state, several drivers, the same numbers."""
 
 import dataclasses
 import re
@@ -17,16 +17,16 @@ from jaxql.agents.base import Hyper, hyper_of as hyper_of_settings
 from jaxql.agents.deep import network_of
 from jaxql.agents.dqn import Config, dqn, head_of
 from jaxql.agents.q_learning import q_learning
-from jaxql.envs.worlds import World, catch, endless, from_mdp, on_host
+from jaxql.envs.worlds import JaxEnv, autoreset, catch, from_mdp, on_host
 from jaxql.lab import checkpoint
 from jaxql.planning import from_gymnasium
-from jaxql.replay import Ring, blank_step, uniform_replay
+from jaxql.replay import Ring, uniform_replay, zero_step
 from jaxql.types import Network, Transition
 
 TABLES = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
 NETWORKS = TABLES._replace(learning_rate=0.003)
 CAUTIOUS = TABLES._replace(learning_rate=0.0005)  # other heads magnify rounding from update to update
-WORLDS = 4
+ENVS = 4
 SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
 TINY = dict(network="mlp", capacity=400, batch_size=32, v_min=-2.0, v_max=2.0, beta_steps=500)  # whatever the name
 SCHEDULES = dict(reset_every_updates=120, anneal_updates=50, n_step=10, n_step_end=3, discount_end=0.95)
@@ -68,16 +68,16 @@ def hyper_of(name):
 
 
 def agent_of(name):
-    return agents.REGISTRY[name].make(settings_of(name), catch().spec(WORLDS))
+    return agents.REGISTRY[name].make(settings_of(name), catch().spec(ENVS))
 
 
 def plan_of(name):
     return ROLLOUT if name == "pqn" else REPLAY if deep(name) else ONLINE
 
 
-def program(agent, plan, world=None, **limit):
-    """((key, hyper) -> carry after training, (key, hyper) -> carry before it, env_step) of 4 worlds."""
-    begin, env_step = endless(world or catch(), num_worlds=WORLDS, **limit)
+def program(agent, plan, jax_env=None, **limit):
+    """((key, hyper) -> carry after training, (key, hyper) -> carry before it, env_step) of 4 envs."""
+    begin, env_step = autoreset(jax_env or catch(), num_envs=ENVS, **limit)
 
     def start(key, hyper):
         env, obs = begin(key)
@@ -189,7 +189,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     if ring_of(state) is not None:
         places = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(ring_of(state).rows)]
         _, extra = agent.act(state, obs)
-        state = agent.observe(state, blank_step(obs)._replace(extra=extra))
+        state = agent.observe(state, zero_step(obs)._replace(extra=extra))
         state, _ = agent.learn(state)
         assert [x.unsafe_buffer_pointer() for x in jax.tree.leaves(ring_of(state).rows)] == places
     assert jax.random.key_data(key).shape, "the caller's key must survive donation"
@@ -199,8 +199,8 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
 def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
     """An emulator may write its next frame where the last one was."""
     agent = loop.compiled(agent_of(name))
-    obs = np.array(endless(catch(), num_worlds=WORLDS)[0](jax.random.key(0))[1])
-    given = [obs.copy(), jax.tree.map(np.array, blank_step(obs)._replace(real=np.ones(WORLDS, bool)))]
+    obs = np.array(autoreset(catch(), num_envs=ENVS)[0](jax.random.key(0))[1])
+    given = [obs.copy(), jax.tree.map(np.array, zero_step(obs)._replace(valid=np.ones(ENVS, bool)))]
     state = agent.init(jax.random.key(0), given[0], hyper_of(name))
     extra = agent.act(state, given[0])[1]
     given[1] = given[1]._replace(extra=jax.tree.map(np.array, extra))
@@ -233,12 +233,12 @@ def plain(x):
 
 @of(name for name, entry in agents.REGISTRY.items() if entry.config is Config)
 def test_no_gradient_flows_into_the_target_network(name):
-    config, spec, rng = settings_of(name), catch().spec(WORLDS), np.random.default_rng(0)
+    config, spec, rng = settings_of(name), catch().spec(ENVS), np.random.default_rng(0)
     head = head_of(config)
     outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
     network = network_of(config, spec, **outputs)
-    obs, next_obs = jnp.asarray(rng.integers(spec.num_states, size=(2, WORLDS)), spec.obs.dtype)
-    action, ones = jnp.asarray(rng.integers(3, size=WORLDS)), jnp.ones(WORLDS)
+    obs, next_obs = jnp.asarray(rng.integers(spec.num_states, size=(2, ENVS)), spec.obs.dtype)
+    action, ones = jnp.asarray(rng.integers(3, size=ENVS)), jnp.ones(ENVS)
     rows = Transition(obs=obs, action=action, reward=ones, discount=ones / 2, next_obs=next_obs, weight=ones)
     params, target = (network.init(jax.random.key(i), obs) for i in range(2))
 
@@ -256,13 +256,13 @@ def test_no_gradient_flows_into_the_target_network(name):
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
     config = settings_of(name)
-    agent = agents.REGISTRY[name].make(dataclasses.replace(config, capacity=5_002), catch().spec(WORLDS))
+    agent = agents.REGISTRY[name].make(dataclasses.replace(config, capacity=5_002), catch().spec(ENVS))
     _, start, env_step = program(agent, REPLAY)
     carry = start(jax.random.key(0), hyper_of(name))
-    slots = len(ring_of(carry[0]).rows.real)
+    slots = len(ring_of(carry[0]).rows.valid)
     played = jax.jit(lambda carry: loop.train(agent, env_step, carry, **REPLAY), donate_argnums=0)
     text = played.lower(carry).compile().as_text()
-    stores = rf"\[{slots},|\[{-(-slots * WORLDS // 128)},128\]"
+    stores = rf"\[{slots},|\[{-(-slots * ENVS // 128)},128\]"
     assert re.search(rf"= \w+(?:{stores})\S* parameter", text), "the store is not where it is looked for"
     copies = [line.strip()[:99] for line in text.splitlines() if re.search(rf"= \w+(?:{stores})\S* copy\(", line)]
     assert not copies
@@ -281,7 +281,7 @@ def test_policy_is_greedy_at_zero_and_random_at_one(name):
         assert np.all(greedy == greedy[0])
 
 
-ANNUITY = World(  # pays 1 and never changes
+ANNUITY = JaxEnv(  # pays 1 and never changes
     reset=lambda key: jnp.int32(0),
     step=lambda key, state, action: (state, jnp.float32(1), jnp.bool_(False)),
     num_actions=1,
@@ -314,11 +314,11 @@ def test_truncation_bootstraps_and_termination_does_not(name):
 
 def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
     mdp = from_gymnasium("FrozenLake-v1", is_slippery=False)
-    world = from_mdp(mdp)
-    agent = q_learning(world.num_states, world.num_actions)
+    jax_env = from_mdp(mdp)
+    agent = q_learning(jax_env.num_states, jax_env.num_actions)
     hyper = TABLES._replace(learning_rate=0.2, exploration_steps=20_000.0)
     plan = dict(warmup=0, rounds=10_000, ticks=1, updates=1)
-    (state, *_), _ = jax.jit(program(agent, plan, world)[0])(jax.random.key(0), hyper)
+    (state, *_), _ = jax.jit(program(agent, plan, jax_env)[0])(jax.random.key(0), hyper)
     np.testing.assert_allclose(jnp.max(state.params["q_values"][0]), 0.9**5, atol=1e-3)
 
 
@@ -334,7 +334,7 @@ def test_it_catches(name):
     began = time.perf_counter()
     (state, env, obs), _ = jax.block_until_ready(run(jax.random.key(0), hyper))
     seconds = time.perf_counter() - began
-    _, env_step = endless(catch(), num_worlds=WORLDS)
+    _, env_step = autoreset(catch(), num_envs=ENVS)
 
     def play(carry, tick):
         env, obs = carry

@@ -14,15 +14,15 @@ from jaxql.agents.base import LEARN, Hyper, beta_of, hyper_of, new_state
 from jaxql.agents.deep import optimizer_of
 from jaxql.agents.dqn import head_of
 from jaxql.keys import address
-from jaxql.replay import blank_step, prioritised_replay
-from jaxql.types import Spec
+from jaxql.replay import prioritised_replay, zero_step
+from jaxql.types import EnvSpec
 
-WIDE = Spec(jax.ShapeDtypeStruct((64, 4), jnp.float32), num_actions=3, num_worlds=64)
+WIDE = EnvSpec(jax.ShapeDtypeStruct((64, 4), jnp.float32), num_actions=3, num_envs=64)
 BASE = DQN.config(capacity=64, batch_size=8, hidden=(8,))
 
 
 def actions_of(config):
-    """What 64 worlds that look alike do at each of 20 ticks."""
+    """What 64 envs that look alike do at each of 20 ticks."""
     agent, obs = DQN.make(config, WIDE), jnp.ones((64, 4))
     state, act = agent.init(jax.random.key(0), obs, hyper_of(config)), jax.jit(agent.act)
     state = state._replace(env_steps=jnp.int32(1000))
@@ -43,7 +43,7 @@ def test_every_update_learns_with_noise_of_its_own():
         config = dataclasses.replace(BASE, noisy=noisy, hidden=())
         agent, obs = DQN.make(config, TABLE), jnp.ones(2, jnp.int32)
         state = agent.init(jax.random.key(0), obs, hyper_of(config))
-        row = blank_step(obs)._replace(reward=jnp.ones(2), real=jnp.ones(2, bool), next_obs=obs)
+        row = zero_step(obs)._replace(reward=jnp.ones(2), valid=jnp.ones(2, bool), next_obs=obs)
         state = agent.observe(agent.observe(state, row), row)
         learn = jax.jit(agent.learn)
         losses = [float(learn(state._replace(updates=jnp.int32(t)))[1]["loss"]) for t in range(3)]
@@ -110,7 +110,7 @@ def test_rewards_are_stored_by_their_sign_if_asked():
         agent = DQN.make(dataclasses.replace(BASE, clip_rewards=clip), TABLE)
         obs = jnp.zeros(2, jnp.int32)
         state = agent.init(jax.random.key(0), obs, hyper_of(BASE))
-        state = agent.observe(state, blank_step(obs)._replace(reward=jnp.array([7.0, -0.5]), real=jnp.ones(2, bool)))
+        state = agent.observe(state, zero_step(obs)._replace(reward=jnp.array([7.0, -0.5]), valid=jnp.ones(2, bool)))
         np.testing.assert_array_equal(state.data.rows.reward[0], stored)
 
 

@@ -16,10 +16,10 @@ from jaxql import envs, loop, mesh
 from jaxql.agents import REGISTRY
 from jaxql.envs.worlds import catch
 from jaxql.errors import UserError
-from jaxql.replay import blank_step, uniform_replay
+from jaxql.replay import uniform_replay, zero_step
 
 HERE = Path(__file__).parent
-ONE = Mesh(jax.devices()[:1], ("worlds",))
+ONE = Mesh(jax.devices()[:1], ("envs",))
 
 
 def start(*command, **environment):
@@ -54,7 +54,7 @@ def test_two_processes_equal_one(tmp_path):
     parts = [
         start(HERE / "two_processes.py", port, i, 2, tmp_path / f"{i}.npz", JAX_NUM_CPU_DEVICES="1") for i in (0, 1)
     ]
-    params, state = two_processes.trained(lambda: envs.make("CartPole-v1", two_processes.WORLDS), loop.compiled)
+    params, state = two_processes.trained(lambda: envs.make("CartPole-v1", two_processes.ENVS), loop.compiled)
     for part in parts:
         finish(part)
     for i in (0, 1):
@@ -74,14 +74,14 @@ def test_a_gymnasium_env_on_a_mesh_is_the_same_env():
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
         assert {x.dtype for x in ours} == {x.dtype for x in theirs}
     obs = ours[0]
-    assert obs.sharding.is_equivalent_to(mesh.over_worlds(ONE), obs.ndim)
+    assert obs.sharding.is_equivalent_to(mesh.over_envs(ONE), obs.ndim)
     np.testing.assert_array_equal(meshed.restore(plain.position()), obs)
 
 
 def test_what_does_not_divide_is_refused():
     dqn = REGISTRY["dqn"]
-    for settings, worlds in (dict(groups=3), 9), (dict(groups=2), 9):
+    for settings, num_envs in (dict(groups=3), 9), (dict(groups=2), 9):
         with pytest.raises(UserError, match="groups is [23]; it must divide"):
-            dqn.make(dqn.config(**settings), catch().spec(worlds))
-    with pytest.raises(ValueError, match="groups is 2; it must divide the 3 worlds"):
-        uniform_replay(8, groups=2).init(blank_step(np.zeros(3)))
+            dqn.make(dqn.config(**settings), catch().spec(num_envs))
+    with pytest.raises(ValueError, match="groups is 2; it must divide the 3 envs"):
+        uniform_replay(8, groups=2).init(zero_step(np.zeros(3)))

@@ -17,9 +17,9 @@ from jaxql.networks import (
     natural_network,
     shrunk,
 )
-from jaxql.types import Spec
+from jaxql.types import EnvSpec
 
-ATARI = Spec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_worlds=2, stack=4)
+ATARI = EnvSpec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_envs=2, stack=4)
 
 
 def size(params):
@@ -128,7 +128,7 @@ def test_shrinking_keeps_a_share_of_convolutions_alone(name):
 
 
 def images(*shape, dtype=bool, stack=1):
-    return Spec(jax.ShapeDtypeStruct((2, *shape), dtype), num_actions=3, num_worlds=2, stack=stack)
+    return EnvSpec(jax.ShapeDtypeStruct((2, *shape), dtype), num_actions=3, num_envs=2, stack=stack)
 
 
 @pytest.mark.parametrize("dtype", [bool, jnp.float32, jnp.uint8])
@@ -144,7 +144,7 @@ def test_minatars_network_is_the_papers(dtype):
 @pytest.mark.parametrize("method", ["auto", "products"])
 def test_bfloat16_rounds_what_convolutions_multiply_and_nothing_else(method):
     rng = np.random.default_rng(5)
-    spec = Spec(jax.ShapeDtypeStruct((4, 4, 84, 84), jnp.uint8), num_actions=3, num_worlds=4, stack=4)
+    spec = EnvSpec(jax.ShapeDtypeStruct((4, 4, 84, 84), jnp.uint8), num_actions=3, num_envs=4, stack=4)
     obs = jnp.asarray(rng.integers(256, size=spec.obs.shape, dtype=np.uint8))
     exact, rounded = (
         make_network("nips-cnn", spec, convolution=method, bfloat16=bfloat16) for bfloat16 in (False, True)
@@ -210,7 +210,7 @@ def test_images_are_recognised():
 
 
 def test_masks_hide_illegal_actions_from_value_and_gradient():
-    network = masked(make_network("mlp", Spec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)))
+    network = masked(make_network("mlp", EnvSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)))
     obs = {"observation": jnp.ones((2, 3)), "action_mask": jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]], jnp.int8)}
     params = network.init(jax.random.key(0), obs)
     q = network.apply(params, obs)[0]
@@ -219,7 +219,7 @@ def test_masks_hide_illegal_actions_from_value_and_gradient():
     assert all(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(gradient))
 
 
-BOX = Spec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)
+BOX = EnvSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)
 OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
 

@@ -175,7 +175,7 @@ def test_operators_are_monotone_contractions(seed, discount):
         assert_allclose(above, at + discount, atol=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------------- worlds
+# --------------------------------------------------------------------------------------------------------------- envs
 @pytest.mark.parametrize(
     ("env", "options", "names"),
     [

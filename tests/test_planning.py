@@ -1,4 +1,4 @@
-"""Planning against slow float64 oracles: loops, policy iteration, a linear programme; and the facts of known worlds."""
+"""Planning against slow float64 oracles: loops, policy iteration, a linear programme; and the facts of known envs."""
 
 import subprocess
 import sys
@@ -355,7 +355,7 @@ def test_uniform_ties_and_lowest_ties():
         planning.greedy_policy(q, tie="random")
 
 
-# ------------------------------------------------------------------------------------------------------- known worlds
+# ------------------------------------------------------------------------------------------------------- known envs
 def test_frozen_lake_can_be_crossed_three_times_in_four_within_its_limit():
     lake = planning.from_gymnasium("FrozenLake-v1")
     assert lake.step_limit == 100 and lake.probability.shape == (16, 4, 3)

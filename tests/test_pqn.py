@@ -10,23 +10,23 @@ from jaxql import agents
 from jaxql.agents.base import Hyper
 from jaxql.agents.pqn import pqn
 from jaxql.errors import UserError
-from jaxql.types import Network, Spec, Step
+from jaxql.types import EnvSpec, Network, Step
 
-TICKS, WORLDS, ACTIONS, STATES = 6, 3, 2, 50
+TICKS, ENVS, ACTIONS, STATES = 6, 3, 2, 50
 TABLE = Network(
     init=lambda key, obs: jax.random.normal(key, (STATES, ACTIONS)),
     apply=lambda params, obs, memory=(), key=None: (params[obs], memory),
 )
 
 
-def slow_return(log, values, t, world, gamma, trace):
+def slow_return(log, values, t, env, gamma, trace):
     """The lambda-return of a row by its definition; values [T + 1, B] belong to the observations."""
-    row, following = log[t], values[t + 1, world]
-    if row.terminated[world]:
-        return row.reward[world]
-    last = t + 1 == len(log) or row.truncated[world] or not log[t + 1].real[world]
-    later = following if last else slow_return(log, values, t + 1, world, gamma, trace)
-    return row.reward[world] + gamma * ((1 - trace) * following + trace * later)
+    row, following = log[t], values[t + 1, env]
+    if row.terminated[env]:
+        return row.reward[env]
+    last = t + 1 == len(log) or row.truncated[env] or not log[t + 1].valid[env]
+    later = following if last else slow_return(log, values, t + 1, env, gamma, trace)
+    return row.reward[env] + gamma * ((1 - trace) * following + trace * later)
 
 
 @pytest.mark.parametrize("warmup", [0, 4])  # a window that begins in the middle of the ring
@@ -34,25 +34,25 @@ def test_an_update_is_the_gradient_step_of_the_definition(warmup, gamma=0.9, tra
     rng = np.random.default_rng(warmup)
     agent = pqn(TABLE, ticks=TICKS, minibatches=1, optimizer=optax.identity())
     hyper = Hyper(learning_rate=rate, discount=gamma, trace=trace, epsilon=1.0)
-    obs = rng.integers(STATES, size=WORLDS, dtype=np.int32)
+    obs = rng.integers(STATES, size=ENVS, dtype=np.int32)
     state = agent.init(jax.random.key(0), obs, hyper)
-    table, log, over = np.asarray(state.params, np.float64), [], np.zeros(WORLDS, bool)
+    table, log, over = np.asarray(state.params, np.float64), [], np.zeros(ENVS, bool)
     for _ in range(warmup + TICKS):
         action, extra = agent.act(state, obs)
         np.testing.assert_allclose(extra[0], table[obs].max(-1), rtol=1e-5)
-        ended = rng.random((2, WORLDS)) < 0.2
-        real, next_obs = ~over, rng.integers(STATES, size=WORLDS, dtype=np.int32)
-        terminated, truncated = ended[0] & real, ended[1] & ~ended[0] & real
-        step = Step(obs, np.asarray(action), rng.normal(size=WORLDS), terminated, truncated, next_obs, real, extra)
+        ended = rng.random((2, ENVS)) < 0.2
+        valid, next_obs = ~over, rng.integers(STATES, size=ENVS, dtype=np.int32)
+        terminated, truncated = ended[0] & valid, ended[1] & ~ended[0] & valid
+        step = Step(obs, np.asarray(action), rng.normal(size=ENVS), terminated, truncated, next_obs, valid, extra)
         state, obs, over = agent.observe(state, step), next_obs, terminated | truncated
         log.append(step)
     log = log[warmup:]
     values = np.array([table[step.obs].max(-1) for step in log] + [table[obs].max(-1)])
-    expected, count = table.copy(), sum(step.real.sum() for step in log)
+    expected, count = table.copy(), sum(step.valid.sum() for step in log)
     for t, step in enumerate(log):
-        for world in np.flatnonzero(step.real):
-            place = step.obs[world], step.action[world]
-            expected[place] += rate * (slow_return(log, values, t, world, gamma, trace) - table[place]) / count
+        for env in np.flatnonzero(step.valid):
+            place = step.obs[env], step.action[env]
+            expected[place] += rate * (slow_return(log, values, t, env, gamma, trace) - table[place]) / count
     state, metrics = jax.jit(agent.learn)(state)
     np.testing.assert_allclose(state.params, expected, atol=1e-5)
     assert metrics["loss"] > 0
@@ -68,48 +68,48 @@ FADING = Network(  # its memory fades by half at each step; a row's action value
 
 
 def test_with_a_memory_a_minibatch_is_whole_worlds_from_the_memory_they_had(warmup=4, gamma=0.9, trace=0.7):
-    """The gradient of rows that are seen one after another, in Python; three worlds are three minibatches."""
+    """The gradient of rows that are seen one after another, in Python; three envs are three minibatches."""
     rng = np.random.default_rng(warmup)
-    agent = pqn(FADING, ticks=TICKS, minibatches=WORLDS, optimizer=optax.identity())
-    obs = rng.integers(STATES, size=WORLDS, dtype=np.int32)
+    agent = pqn(FADING, ticks=TICKS, minibatches=ENVS, optimizer=optax.identity())
+    obs = rng.integers(STATES, size=ENVS, dtype=np.int32)
     state = agent.init(jax.random.key(0), obs, Hyper(learning_rate=0.0, discount=gamma, trace=trace, epsilon=1.0))
-    table, log, memories, over = state.params, [], [np.zeros((WORLDS, ACTIONS))], np.zeros(WORLDS, bool)
+    table, log, memories, over = state.params, [], [np.zeros((ENVS, ACTIONS))], np.zeros(ENVS, bool)
     for _ in range(warmup + TICKS):
         action, extra = agent.act(state, obs)
         values, memory = FADING.apply(table, obs, jnp.asarray(memories[-1]))
         np.testing.assert_allclose(extra[0], values.max(-1), rtol=1e-5)
-        ended = rng.random(WORLDS) < 0.2
-        real, next_obs = ~over, rng.integers(STATES, size=WORLDS, dtype=np.int32)
+        ended = rng.random(ENVS) < 0.2
+        valid, next_obs = ~over, rng.integers(STATES, size=ENVS, dtype=np.int32)
         step = Step(
             obs,
             np.asarray(action),
-            rng.normal(size=WORLDS),
-            ended & real,
-            np.zeros(WORLDS, bool),
+            rng.normal(size=ENVS),
+            ended & valid,
+            np.zeros(ENVS, bool),
             next_obs,
-            real,
+            valid,
             extra,
         )
-        state, obs, over = agent.observe(state, step), next_obs, ended & real
+        state, obs, over = agent.observe(state, step), next_obs, ended & valid
         log.append(step)
-        memories.append(np.where(real[:, None], memory, 0))
+        memories.append(np.where(valid[:, None], memory, 0))
     log, values = log[warmup:], np.array([step.extra[0] for step in log[warmup:]])
     last = FADING.apply(table, obs, jnp.asarray(memories[-1]))[0].max(-1)
     values = np.concatenate([values, last[None]])
 
-    def loss(params, world):
-        total, memory = 0.0, memories[warmup][[world]]
+    def loss(params, env):
+        total, memory = 0.0, memories[warmup][[env]]
         for t, step in enumerate(log):
-            q, memory = FADING.apply(params, step.obs[[world]], jnp.asarray(memory))
-            if step.real[world]:
-                target = slow_return(log, values, t, world, gamma, trace)
-                total += (q[0, step.action[world]] - target) ** 2 / 2
-            memory = memory * step.real[world]
-        return total / sum(step.real[world] for step in log)
+            q, memory = FADING.apply(params, step.obs[[env]], jnp.asarray(memory))
+            if step.valid[env]:
+                target = slow_return(log, values, t, env, gamma, trace)
+                total += (q[0, step.action[env]] - target) ** 2 / 2
+            memory = memory * step.valid[env]
+        return total / sum(step.valid[env] for step in log)
 
-    want = sorted(float(optax.tree.norm(jax.grad(loss)(table, world))) for world in range(WORLDS))
+    want = sorted(float(optax.tree.norm(jax.grad(loss)(table, env))) for env in range(ENVS))
     got = []
-    for _ in range(WORLDS):
+    for _ in range(ENVS):
         state, metrics = agent.learn(state)
         got.append(float(metrics["gradient_norm"]))
     np.testing.assert_allclose(sorted(got), want, rtol=1e-4)
@@ -138,24 +138,24 @@ def test_a_round_s_targets_do_not_follow_its_updates():
 
 def test_an_epoch_uses_every_row_once():
     agent = pqn(TABLE, ticks=TICKS, minibatches=3, optimizer=optax.identity())
-    obs = np.arange(WORLDS, dtype=np.int32)
+    obs = np.arange(ENVS, dtype=np.int32)
     state = agent.init(jax.random.key(0), obs, Hyper(learning_rate=1.0, discount=0.0, trace=0.0))
     state = state._replace(params=jnp.zeros((STATES, ACTIONS)))
     for _ in range(TICKS):  # every row has a state of its own
-        no = np.zeros(WORLDS, bool)
-        step = Step(obs, np.zeros(WORLDS, np.int32), np.ones(WORLDS), no, no, obs + WORLDS, ~no, (np.zeros(WORLDS), ()))
-        state, obs = agent.observe(state, step), obs + WORLDS
+        no = np.zeros(ENVS, bool)
+        step = Step(obs, np.zeros(ENVS, np.int32), np.ones(ENVS), no, no, obs + ENVS, ~no, (np.zeros(ENVS), ()))
+        state, obs = agent.observe(state, step), obs + ENVS
     for _ in range(3):
         state, _ = agent.learn(state)
-    share = 1 / (TICKS * WORLDS / 3)  # of each row in its minibatch
-    np.testing.assert_allclose(state.params[: TICKS * WORLDS, 0], share, rtol=1e-5)
-    assert not jnp.any(state.params[TICKS * WORLDS :])
+    share = 1 / (TICKS * ENVS / 3)  # of each row in its minibatch
+    np.testing.assert_allclose(state.params[: TICKS * ENVS, 0], share, rtol=1e-5)
+    assert not jnp.any(state.params[TICKS * ENVS :])
 
 
 def test_parts_must_divide_a_round():
-    entry, spec = agents.REGISTRY["pqn"], Spec(jax.ShapeDtypeStruct((4, 3), float), 2, 4)
+    entry, spec = agents.REGISTRY["pqn"], EnvSpec(jax.ShapeDtypeStruct((4, 3), float), 2, 4)
     for changes in (dict(updates=9, minibatches=8), dict(ticks=3, minibatches=8)):
         with pytest.raises(UserError, match="minibatches is 8; it must divide"):
             entry.make(entry.config(**changes), spec)
-    with pytest.raises(UserError, match=r"with a memory it must divide the number of worlds \(4\)"):
+    with pytest.raises(UserError, match=r"with a memory it must divide the number of envs \(4\)"):
         entry.make(entry.config(core="gru"), spec).init(jax.random.key(0), np.zeros((4, 3)), Hyper())

@@ -10,19 +10,19 @@ import jaxql
 from jaxql import agents, envs, loop
 from jaxql.agents.base import Hyper, hyper_of
 from jaxql.agents.r2d2 import r2d2
-from jaxql.envs.worlds import World, endless
+from jaxql.envs.worlds import JaxEnv, autoreset
 from jaxql.errors import UserError
 from jaxql.lab import evaluation
 from jaxql.recurrent import restarted
 from jaxql.replay import uniform_replay
-from jaxql.types import Agent, Network, Spec
+from jaxql.types import Agent, EnvSpec, Network
 
-WORLDS, LENGTH, CUES = 8, 5, 2
+ENVS, LENGTH, CUES = 8, 5, 2
 SMALL = dict(
     hidden=(32, 32), core="gru", core_width=32, burn_in=1, length=8, batch_size=16, discount=0.95, learning_rate=5e-3,
     target_period_updates=50, exploration_steps=4_000, epsilon=0.02,
 )  # fmt: skip
-SPEC = Spec(jax.ShapeDtypeStruct((WORLDS, CUES), jnp.float32), num_actions=CUES, num_worlds=WORLDS)
+SPEC = EnvSpec(jax.ShapeDtypeStruct((ENVS, CUES), jnp.float32), num_actions=CUES, num_envs=ENVS)
 
 
 def recall():
@@ -38,7 +38,7 @@ def recall():
     def seen(state):
         return jnp.where((state[1] == 0)[:, None], jax.nn.one_hot(state[0], CUES, dtype=jnp.float32), 0)
 
-    begin, env_step = endless(World(reset, step, num_actions=CUES), WORLDS)
+    begin, env_step = autoreset(JaxEnv(reset, step, num_actions=CUES), ENVS)
 
     def begin_seen(key):
         env, state = begin(key)
@@ -74,12 +74,12 @@ def mean_return(agent, params, episodes=200):
     def play(carry, tick):
         env, obs, memory = carry
         action, memory = agent.policy(params, obs, memory, jax.random.key(0))
-        env, (obs, reward, terminated, _, real) = env_step(env, action)
-        return (env, obs, restarted(memory, real)), (reward, terminated)
+        env, (obs, reward, terminated, _, valid) = env_step(env, action)
+        return (env, obs, restarted(memory, valid)), (reward, terminated)
 
     env, obs = begin(jax.random.key(1))
     memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(agent.policy, params, obs, (), jax.random.key(0))[1])
-    ticks = episodes * (LENGTH + 2) // WORLDS
+    ticks = episodes * (LENGTH + 2) // ENVS
     _, (rewards, ended) = jax.jit(lambda carry: jax.lax.scan(play, carry, None, ticks))((env, obs, memory))
     return float(jnp.sum(rewards) / jnp.sum(ended))
 
@@ -108,7 +108,7 @@ def test_it_recalls_a_cue(changes):
 def test_pqn_with_a_memory_recalls_it_too(core):
     settings = dict(hidden=(32, 32), core=core, core_width=32, minibatches=2, learning_rate=2e-3, discount=0.95)
     entry = agents.REGISTRY["pqn"]
-    config = entry.config(num_envs=WORLDS, exploration_steps=20_000, epsilon=0.02, **settings)
+    config = entry.config(num_envs=ENVS, exploration_steps=20_000, epsilon=0.02, **settings)
     agent, (begin, env_step) = entry.make(config, SPEC), recall()
     env, obs = begin(jax.random.key(0))
     carry = agent.init(jax.random.key(0), obs, hyper_of(config)), env, obs
@@ -126,7 +126,7 @@ def test_without_memory_nobody_does():
 
 @pytest.mark.slow
 def test_a_run_recalls_in_its_tests_and_when_it_is_opened_again(tmp_path):
-    settings = SMALL | dict(num_envs=WORLDS, steps=8_000, warmup_steps=200, test_every=8_000, exploration_steps=4_000)
+    settings = SMALL | dict(num_envs=ENVS, steps=8_000, warmup_steps=200, test_every=8_000, exploration_steps=4_000)
     run = jaxql.train("r2d2", env=Recall, out=tmp_path, quiet=True, **settings)
     assert run.best_score >= 0.8
     assert np.mean(run.evaluate(50).returns) >= 0.8
@@ -142,19 +142,19 @@ COUNTER = Network(  # its memory is how many observations it has seen in this ep
 
 
 def test_the_memory_stored_is_the_one_it_acts_with():
-    agent, (begin, env_step) = r2d2(COUNTER, uniform_replay(7 * WORLDS)), recall()
+    agent, (begin, env_step) = r2d2(COUNTER, uniform_replay(7 * ENVS)), recall()
     env, obs = begin(jax.random.key(0))
     state, act, observe = agent.init(jax.random.key(0), obs, Hyper()), jax.jit(agent.act), jax.jit(agent.observe)
-    seen = np.zeros(WORLDS)
+    seen = np.zeros(ENVS)
     for _ in range(25):
         seen, (action, extra) = seen + 1, act(state, obs)
         np.testing.assert_array_equal(extra, seen)
-        env, (next_obs, *outcome, real) = jax.jit(env_step)(env, action)
-        step = jaxql.Step(obs, action, *outcome, next_obs, real, extra)
+        env, (next_obs, *outcome, valid) = jax.jit(env_step)(env, action)
+        step = jaxql.Step(obs, action, *outcome, next_obs, valid, extra)
         state, obs = observe(state, step), next_obs
-        slot = (state.ticks - 1) % len(state.data.ring.rows.real)
+        slot = (state.ticks - 1) % len(state.data.ring.rows.valid)
         np.testing.assert_array_equal(state.data.ring.rows.extra[slot], seen)
-        seen = np.where(real, seen, 0)
+        seen = np.where(valid, seen, 0)
 
 
 def test_drawn_sequences_get_the_priority_of_their_errors():
@@ -172,7 +172,7 @@ def test_a_network_without_memory_is_refused():
     forgetful = jaxql.networks.make_network("mlp", SPEC)
     agent = entry.make(entry.config(), SPEC, forgetful)
     with pytest.raises(UserError, match="needs a network with a memory"):
-        agent.init(jax.random.key(0), jnp.zeros((WORLDS, CUES)), Hyper())
+        agent.init(jax.random.key(0), jnp.zeros((ENVS, CUES)), Hyper())
 
 
 def test_an_evaluation_carries_memory_through_an_episode():
@@ -184,7 +184,7 @@ def test_an_evaluation_carries_memory_through_an_episode():
         return jnp.argmax(obs, axis=-1), ()
 
     for policy, worst in (parrot, 1), (forgetful, -1):
-        env = envs.make(Recall, WORLDS, purpose="evaluate")
+        env = envs.make(Recall, ENVS, purpose="evaluate")
         agent = Agent(init=None, act=None, observe=None, learn=None, policy=policy)
         returns = evaluation.evaluate(agent, (), env, jax.random.key(0)).returns
         assert (returns.min(), returns.max()) == (worst, 1)

@@ -8,62 +8,62 @@ import numpy as np
 import pytest
 
 from jaxql import sum_tree
-from jaxql.replay import blank_step, fold, prioritised_replay, uniform_replay
+from jaxql.replay import fold, prioritised_replay, uniform_replay, zero_step
 from jaxql.types import Step, Transition
 
 DRAWS = 300
 
 
-def random_log(rng, ticks, worlds, stack):
-    """Steps [B] with both endings, life losses and reset rows; deques stack the frames 1 + t * worlds + world."""
-    frames, over, log = [deque([0] * stack, stack) for _ in range(worlds)], np.zeros(worlds, bool), []
+def random_log(rng, ticks, envs, stack):
+    """Steps [B] with both endings, life losses and reset rows; deques stack the frames 1 + t * envs + env."""
+    frames, over, log = [deque([0] * stack, stack) for _ in range(envs)], np.zeros(envs, bool), []
 
     def look(t):
-        for world in range(worlds):
-            frames[world].append(1 + t * worlds + world)
+        for env in range(envs):
+            frames[env].append(1 + t * envs + env)
         return np.array([list(frame) for frame in frames])[:, 0 if stack == 1 else slice(None)]
 
     obs = look(0)
     for t in range(ticks):
-        real = ~over
-        terminated, truncated = (rng.random((2, worlds)) < 0.15) & real
-        over = truncated | terminated & (rng.random(worlds) < 0.5)  # else a life is lost, and the episode goes on
-        for world in np.flatnonzero(~real):
-            frames[world].extend([0] * stack)
-        action, reward, next_obs = rng.integers(9, size=worlds, dtype=np.int32), rng.normal(size=worlds), look(t + 1)
-        log.append(Step(obs, action, reward, terminated, truncated, next_obs, real))
+        valid = ~over
+        terminated, truncated = (rng.random((2, envs)) < 0.15) & valid
+        over = truncated | terminated & (rng.random(envs) < 0.5)  # else a life is lost, and the episode goes on
+        for env in np.flatnonzero(~valid):
+            frames[env].extend([0] * stack)
+        action, reward, next_obs = rng.integers(9, size=envs, dtype=np.int32), rng.normal(size=envs), look(t + 1)
+        log.append(Step(obs, action, reward, terminated, truncated, next_obs, valid))
         obs = next_obs
     return log
 
 
-def rollout(log, t, world, n, gamma) -> Transition:
+def rollout(log, t, env, n, gamma) -> Transition:
     """The n-step transition by its definition."""
     total = 0.0
     for m, step in enumerate(log[t : t + n]):
-        total += gamma**m * step.reward[world]
-        if step.terminated[world] or step.truncated[world]:
+        total += gamma**m * step.reward[env]
+        if step.terminated[env] or step.truncated[env]:
             break
-    discount = 0.0 if step.terminated[world] else gamma ** (m + 1)
-    return Transition(log[t].obs[world], log[t].action[world], total, discount, step.next_obs[world], 1.0)
+    discount = 0.0 if step.terminated[env] else gamma ** (m + 1)
+    return Transition(log[t].obs[env], log[t].action[env], total, discount, step.next_obs[env], 1.0)
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4), (10, 1)])
-def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, worlds=3, starts=8, gamma=0.9):
-    log = random_log(np.random.default_rng(n), 40, worlds, stack)
-    replay = kind(starts * worlds, n, stack)
+def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, envs=3, starts=8, gamma=0.9):
+    log = random_log(np.random.default_rng(n), 40, envs, stack)
+    replay = kind(starts * envs, n, stack)
     add, sample = jax.jit(replay.add, donate_argnums=0), jax.jit(replay.sample, static_argnums=2)
-    ring = replay.init(blank_step(jnp.asarray(log[0].obs)))
+    ring = replay.init(zero_step(jnp.asarray(log[0].obs)))
     for count in range(len(log) + 1):
         ring = add(ring, log[count - 1]) if count else ring
         batch = sample(ring, jax.random.key(count), DRAWS, gamma)
         valid = {
-            (t, world)
+            (t, env)
             for t in range(max(0, count - n + 1 - starts), count - n + 1)
-            for world in np.flatnonzero(log[t].real)
+            for env in np.flatnonzero(log[t].valid)
         }
         newest = np.asarray(batch.obs).reshape(DRAWS, -1)[:, -1]
-        places = [divmod(int(frame) - 1, worlds) for frame in newest] if valid else []
+        places = [divmod(int(frame) - 1, envs) for frame in newest] if valid else []
         assert set(places) == valid
         assert jnp.all(batch.weight == bool(valid))
         rows = [rollout(log, *place, n, gamma) for place in places]
@@ -75,34 +75,34 @@ def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, worlds=3
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
-def test_a_traced_n_is_the_static_one(kind, most=5, worlds=3, stack=2, gamma=0.9):
-    log = random_log(np.random.default_rng(1), 20, worlds, stack)
+def test_a_traced_n_is_the_static_one(kind, most=5, envs=3, stack=2, gamma=0.9):
+    log = random_log(np.random.default_rng(1), 20, envs, stack)
     replay = kind(60, most, stack)
-    ring = replay.init(blank_step(jnp.asarray(log[0].obs)))
+    ring = replay.init(zero_step(jnp.asarray(log[0].obs)))
     for step in log:
         ring = replay.add(ring, step)
     sample = jax.jit(lambda n: replay.sample(ring, jax.random.key(0), DRAWS, gamma, n=n))
     for n in range(1, most + 1):
         batch = sample(n)
-        places = [divmod(int(frame) - 1, worlds) for frame in np.asarray(batch.obs)[:, -1]]
+        places = [divmod(int(frame) - 1, envs) for frame in np.asarray(batch.obs)[:, -1]]
         rows = [rollout(log, *place, n, gamma) for place in places]
         for got, want in zip(batch[:6], zip(*rows, strict=True), strict=False):
             np.testing.assert_allclose(got, np.array(want), atol=1e-5) if got is not batch.weight else None
-        t, world = (jnp.array(x) for x in zip(*places, strict=True))
-        static = jax.vmap(lambda t, w, n=n: fold(ring.rows, t, w, 1.0, gamma, n, stack))(t, world)
+        t, env = (jnp.array(x) for x in zip(*places, strict=True))
+        static = jax.vmap(lambda t, w, n=n: fold(ring.rows, t, w, 1.0, gamma, n, stack))(t, env)
         jax.tree.map(np.testing.assert_array_equal, batch._replace(weight=(), index=()), static._replace(weight=()))
     assert sample._cache_size() == 1
 
 
 def test_capacity_that_the_worlds_do_not_divide_is_rounded_up():
     replay = uniform_replay(capacity=10, n_step=2)
-    ring = replay.init(blank_step(jnp.zeros((4, 3))))
+    ring = replay.init(zero_step(jnp.zeros((4, 3))))
     assert ring.rows.reward.shape == (3 + 2, 4)  # ceil(10 / 4) ticks and a margin of 2
 
 
 def test_frames_are_stored_once():
     obs = jnp.zeros((2, 4, 84, 84), jnp.uint8)
-    ring = uniform_replay(capacity=1_000, n_step=3, stack=4).init(blank_step(obs))
+    ring = uniform_replay(capacity=1_000, n_step=3, stack=4).init(zero_step(obs))
     assert ring.rows.obs.shape == (500 + 6, 2, 84, 84)
     assert ring.rows.obs.nbytes <= 1.02 * 1_000 * 84 * 84
     assert ring.rows.next_obs == ()
@@ -111,14 +111,14 @@ def test_frames_are_stored_once():
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 def test_a_million_atari_frames_take_no_more_than_they_must(kind):
     obs = jax.ShapeDtypeStruct((16, 4, 84, 84), jnp.uint8)
-    ring = jax.eval_shape(lambda obs: kind(1_000_000, n_step=10, stack=4).init(blank_step(obs)), obs)
+    ring = jax.eval_shape(lambda obs: kind(1_000_000, n_step=10, stack=4).init(zero_step(obs)), obs)
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(ring)) <= 7.3e9
 
 
 def test_bytes_stay_bytes():
     obs = jnp.array([[0], [255]], jnp.uint8)
     replay = uniform_replay(capacity=4)
-    ring = replay.add(replay.init(blank_step(obs)), blank_step(obs)._replace(real=jnp.array([True, True])))
+    ring = replay.add(replay.init(zero_step(obs)), zero_step(obs)._replace(valid=jnp.array([True, True])))
     batch = replay.sample(ring, jax.random.key(0), 64, 0.9)
     assert batch.obs.dtype == jnp.uint8
     assert set(np.unique(batch.obs)) == {0, 255}
@@ -127,23 +127,23 @@ def test_bytes_stay_bytes():
 def test_observations_may_be_trees():
     obs = {"observation": jnp.arange(6.0).reshape(2, 3), "action_mask": jnp.array([[1, 0], [0, 1]], jnp.int8)}
     replay = uniform_replay(capacity=4)
-    ring = replay.add(replay.init(blank_step(obs)), blank_step(obs)._replace(real=jnp.array([True, True])))
+    ring = replay.add(replay.init(zero_step(obs)), zero_step(obs)._replace(valid=jnp.array([True, True])))
     batch = replay.sample(ring, jax.random.key(0), 16, 0.9)
-    worlds = np.asarray(batch.obs["observation"])[:, 0] // 3
-    np.testing.assert_array_equal(batch.obs["action_mask"][:, 1], worlds)
+    envs = np.asarray(batch.obs["observation"])[:, 0] // 3
+    np.testing.assert_array_equal(batch.obs["action_mask"][:, 1], envs)
 
 
 def test_nothing_valid_has_weight_zero():
     replay = uniform_replay(capacity=8)
-    ring = replay.init(blank_step(jnp.zeros(2)))
+    ring = replay.init(zero_step(jnp.zeros(2)))
     assert not jnp.any(replay.sample(ring, jax.random.key(0), 8, 0.9).weight)
-    for _ in range(3):  # three ticks on which every world only reset itself
-        ring = replay.add(ring, blank_step(jnp.zeros(2)))
+    for _ in range(3):  # three ticks on which every env only reset itself
+        ring = replay.add(ring, zero_step(jnp.zeros(2)))
     assert not jnp.any(replay.sample(ring, jax.random.key(0), 8, 0.9).weight)
 
 
 class SlowPriorities:
-    """Priorities by their definition, in a dict of (tick, world)."""
+    """Priorities by their definition, in a dict of (tick, env)."""
 
     def __init__(self, log, n, stack, starts):
         self.log, self.n, self.starts, self.p, self.largest, self.count = log, n, starts, {}, 1.0, 0
@@ -152,8 +152,8 @@ class SlowPriorities:
         self.count += 1
         entered = self.count - self.n
         if entered >= 0:
-            real = self.log[entered].real
-            self.p |= {(entered, world): self.largest for world in range(len(real)) if real[world]}
+            valid = self.log[entered].valid
+            self.p |= {(entered, env): self.largest for env in range(len(valid)) if valid[env]}
         self.p = {place: p for place, p in self.p.items() if place[0] > entered - self.starts}
 
     def update(self, places, td_errors, alpha):
@@ -162,23 +162,23 @@ class SlowPriorities:
 
 
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4)])
-def test_priorities_equal_the_definition_at_every_fill_level(n, stack, worlds=3, starts=8, alpha=0.6):
+def test_priorities_equal_the_definition_at_every_fill_level(n, stack, envs=3, starts=8, alpha=0.6):
     rng = np.random.default_rng(n)
-    log = random_log(rng, 60, worlds, stack)
-    replay = prioritised_replay(starts * worlds, n, stack)
+    log = random_log(rng, 60, envs, stack)
+    replay = prioritised_replay(starts * envs, n, stack)
     add, update = jax.jit(replay.add, donate_argnums=0), jax.jit(replay.update, donate_argnums=0)
-    ring, slow = replay.init(blank_step(jnp.asarray(log[0].obs))), SlowPriorities(log, n, stack, starts)
-    slots = len(ring.rows.real)
+    ring, slow = replay.init(zero_step(jnp.asarray(log[0].obs))), SlowPriorities(log, n, stack, starts)
+    slots = len(ring.rows.valid)
     for step in log:
         ring = add(ring, step)
         slow.add()
         if slow.p:
             places = [list(slow.p)[i] for i in rng.permutation(len(slow.p))[:4]]
             errors = rng.normal(size=len(places)) * 3
-            ring = update(ring, np.array([t % slots * worlds + world for t, world in places]), errors, alpha)
+            ring = update(ring, np.array([t % slots * envs + env for t, env in places]), errors, alpha)
             slow.update(places, errors, alpha)
-        leaves = np.zeros(slots * worlds)
-        leaves[[t % slots * worlds + world for t, world in slow.p]] = list(slow.p.values())
+        leaves = np.zeros(slots * envs)
+        leaves[[t % slots * envs + env for t, env in slow.p]] = list(slow.p.values())
         np.testing.assert_allclose(ring.priorities[0].ravel()[: leaves.size], leaves, rtol=1e-5)
         np.testing.assert_allclose(sum_tree.total(ring.priorities), leaves.sum(), rtol=1e-5)
         np.testing.assert_allclose(ring.largest, slow.largest, rtol=1e-5)
@@ -186,19 +186,19 @@ def test_priorities_equal_the_definition_at_every_fill_level(n, stack, worlds=3,
 
 def test_weights_undo_the_odds(beta=0.7):
     replay = prioritised_replay(capacity=8)
-    step = blank_step(jnp.zeros((4, 1)))
-    ring = replay.add(replay.init(step), step._replace(real=jnp.array([True, True, True, False])))
+    step = zero_step(jnp.zeros((4, 1)))
+    ring = replay.add(replay.init(step), step._replace(valid=jnp.array([True, True, True, False])))
     ring = replay.update(ring, jnp.arange(4), jnp.array([1.0, 2.0, 5.0, 9.0]), 1.0)
     batch = replay.sample(ring, jax.random.key(0), 4_000, 0.9, beta)
     odds = np.bincount(batch.index, minlength=4) / 4_000
-    np.testing.assert_allclose(odds, [1 / 8, 2 / 8, 5 / 8, 0], atol=2e-3)  # a row that is not real has no odds
+    np.testing.assert_allclose(odds, [1 / 8, 2 / 8, 5 / 8, 0], atol=2e-3)  # a row that is not valid has no odds
     np.testing.assert_allclose(batch.weight, (np.array([1.0, 2, 5, 9]) ** -beta)[batch.index], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 def test_groups_draw_from_their_own_worlds(kind, ticks=5):
     replay = kind(capacity=40, groups=4)
-    step = blank_step(jnp.arange(8))._replace(real=jnp.arange(8) != 3)
+    step = zero_step(jnp.arange(8))._replace(valid=jnp.arange(8) != 3)
     ring = replay.init(step)
     for _ in range(ticks):
         ring = replay.add(ring, step)
@@ -215,7 +215,7 @@ def test_groups_draw_from_their_own_worlds(kind, ticks=5):
 
 def test_weights_undo_what_groups_do_to_the_odds(beta=0.7):
     replay, p = prioritised_replay(capacity=8, groups=2), np.array([1.0, 2.0, 5.0, 9.0])
-    step = blank_step(jnp.arange(4))._replace(real=jnp.ones(4, bool))
+    step = zero_step(jnp.arange(4))._replace(valid=jnp.ones(4, bool))
     ring = replay.add(replay.init(step), step)
     ring = replay.update(ring, jnp.array([0, 1, 0, 1]), p, 1.0)  # indices count within a group
     batch = replay.sample(ring, jax.random.key(0), 4_000, 0.9, beta)
@@ -225,7 +225,7 @@ def test_weights_undo_what_groups_do_to_the_odds(beta=0.7):
 
 
 def test_writes_are_in_place():
-    step = blank_step(jnp.zeros((2, 4, 84, 84), jnp.uint8))
+    step = zero_step(jnp.zeros((2, 4, 84, 84), jnp.uint8))
     kinds = uniform_replay, prioritised_replay
     for replay in (kind(500, 3, 4, groups=groups) for kind in kinds for groups in (1, 2)):
         ring = replay.init(step)

@@ -121,14 +121,14 @@ def test_all_seeds_start_from_the_parameters_of_a_run(lakes, tmp_path):
 
 
 def test_a_vector_env_is_split_among_the_seeds(tmp_path):
-    def vector(worlds):
-        makers = [lambda: gym.make("FrozenLake-v1", **POND)] * worlds
+    def vector(envs):
+        makers = [lambda: gym.make("FrozenLake-v1", **POND)] * envs
         return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.NEXT_STEP)
 
     options = {name: value for name, value in LAKE.items() if name not in ("env_args", "num_envs")} | {"steps": 200}
     runs = jaxql.train(**options | dict(env=vector(4)), seeds=2, out=tmp_path / "runs")
     assert [run.config.num_envs for run in runs] == [2, 2]
-    with pytest.raises(UserError, match="3 worlds cannot be split evenly among 2 seeds"):
+    with pytest.raises(UserError, match="3 envs cannot be split evenly among 2 seeds"):
         jaxql.train(**options | dict(env=vector(3)), seeds=2, out=tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
 

@@ -1,4 +1,4 @@
-"""CartPole, Deep Sea and the memory task are the worlds whose names they bear."""
+"""CartPole, Deep Sea and the memory task are the envs whose names they bear."""
 
 import itertools
 
@@ -11,7 +11,7 @@ import pytest
 from jaxql import planning
 from jaxql.envs import named
 from jaxql.envs.small_worlds import cartpole, deep_sea, deep_sea_mdp, memory
-from jaxql.envs.worlds import World, endless, from_mdp
+from jaxql.envs.worlds import JaxEnv, autoreset, from_mdp
 from jaxql.errors import UserError
 
 X64 = jax.config.jax_enable_x64
@@ -48,7 +48,7 @@ def balance(obs):
 
 
 def test_a_whole_cartpole_episode_ends_at_the_limit():
-    begin, env_step = endless(cartpole(), 1)
+    begin, env_step = autoreset(cartpole(), 1)
     env, obs = begin(jax.random.key(0))
     env_step, theirs = jax.jit(env_step), gymnasium.make("CartPole-v1")
     theirs.reset(seed=0)
@@ -79,14 +79,14 @@ def dive(size, mapping, actions):
 
 @pytest.mark.parametrize("size", [1, 4])
 def test_deep_sea_is_what_it_says(size):
-    world = deep_sea(size, seed=3)
+    jax_env = deep_sea(size, seed=3)
     paid = np.asarray(deep_sea_mdp(size, seed=3).reward)[: size * size, :, 0].reshape(size, size, 2)
     mapping = paid.argmin(axis=-1) if size > 1 else paid.argmax(axis=-1)  # to go right costs something
     mapping[:, -1] = paid[:, -1].argmax(axis=-1)
     for actions in itertools.product((0, 1), repeat=size):
-        state, (cells, rewards) = world.reset(None), dive(size, mapping, actions)
+        state, (cells, rewards) = jax_env.reset(None), dive(size, mapping, actions)
         for tick, action in enumerate(actions):
-            state, reward, terminated = world.step(None, state, action)
+            state, reward, terminated = jax_env.step(None, state, action)
             assert divmod(int(state), size) == cells[tick]
             np.testing.assert_allclose(reward, rewards[tick], atol=1e-6)
             assert bool(terminated) == (tick == size - 1)
@@ -111,12 +111,12 @@ def test_the_seed_of_deep_sea_draws_its_actions():
 
 def corridor(length):
     """The sights [cue, tick] of both cues, as tuples, and the return [cue, last action]."""
-    world, sights, returns = memory(length), np.empty((2, length + 1), object), np.empty((2, 2))
+    jax_env, sights, returns = memory(length), np.empty((2, length + 1), object), np.empty((2, 2))
     for cue, action in itertools.product(range(2), range(2)):
         state, rewards, ends = jnp.array([2 * cue - 1, 0]), [], []
         for tick in range(length + 1):
-            sights[cue, tick] = tuple(map(float, world.observe(state)))
-            state, reward, terminated = world.step(None, state, jnp.int32(action))
+            sights[cue, tick] = tuple(map(float, jax_env.observe(state)))
+            state, reward, terminated = jax_env.step(None, state, jnp.int32(action))
             rewards.append(float(reward))
             ends.append(bool(terminated))
         assert ends == [False] * length + [True] and not any(rewards[:-1])
@@ -138,11 +138,11 @@ def test_only_a_memory_remembers(length):
 
 
 def test_cues_are_even_and_the_agent_sees_no_state():
-    world = memory(3)
-    cues = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 400))[:, 0]
+    jax_env = memory(3)
+    cues = jax.vmap(jax_env.reset)(jax.random.split(jax.random.key(0), 400))[:, 0]
     assert set(np.unique(cues)) == {-1, 1} and abs(np.mean(cues)) < 0.2
-    assert world.spec(5).obs == jax.ShapeDtypeStruct((5, 3), jnp.result_type(float))
-    begin, env_step = endless(world, 5)
+    assert jax_env.spec(5).obs == jax.ShapeDtypeStruct((5, 3), jnp.result_type(float))
+    begin, env_step = autoreset(jax_env, 5)
     env, obs = begin(jax.random.key(1))
     shown = [obs]
     for _ in range(5):
@@ -159,7 +159,7 @@ def test_cues_are_even_and_the_agent_sees_no_state():
         ("jax:deep-sea", {"size": 0}, "size=0"),
         ("jax:memory", {"length": 2.5}, "whole numbers"),
         ("jax:memory", {"length": 0}, "1 cell"),
-        (World(None, None, 2), {"a": 1}, "brings its own"),
+        (JaxEnv(None, None, 2), {"a": 1}, "brings its own"),
     ],
 )
 def test_nonsense_is_refused(env, env_args, message):

@@ -20,19 +20,19 @@ few = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def rows(seed):
-    """(state, action, reward, terminated, next_state, real), [B] each; rows that are not real hold rubbish."""
+    """(state, action, reward, terminated, next_state, valid), [B] each; rows that are not valid hold rubbish."""
     rng = np.random.default_rng(seed)
-    real = rng.random(B) < 0.8
-    reward = np.where(real, rng.integers(-3, 4, B), np.nan)
+    valid = rng.random(B) < 0.8
+    reward = np.where(valid, rng.integers(-3, 4, B), np.nan)
     state, next_state, action = rng.integers(0, S, B), rng.integers(0, S, B), rng.integers(0, A, B)
-    return state, action, reward.astype(np.float32), rng.random(B) < 0.4, next_state, real
+    return state, action, reward.astype(np.float32), rng.random(B) < 0.4, next_state, valid
 
 
 def slow_count(batches):
     transitions, rewards, ends = np.zeros((S, A, S), int), np.zeros((S, A, S)), np.zeros((S, A, S), int)
     for batch in batches:
-        for s, a, r, over, s2, real in zip(*batch, strict=True):
-            if real:
+        for s, a, r, over, s2, valid in zip(*batch, strict=True):
+            if valid:
                 transitions[s, a, s2] += 1
                 rewards[s, a, s2] += r
                 ends[s, a, s2] += over
@@ -84,7 +84,7 @@ def test_the_empirical_model_is_made_of_frequencies_and_mean_rewards(seed):
 
 
 def test_enough_counts_give_the_true_model():
-    """Cliff walking is deterministic, so every pair once will do: the optimum of the counts is that of the world."""
+    """Cliff walking is deterministic, so every pair once will do: the optimum of the counts is that of the env."""
     cliff = planning.from_gymnasium("CliffWalking-v1")
     state, action = (x.reshape(-1) for x in np.indices(cliff.probability.shape[:2]))
     outcome = [np.asarray(x)[..., 0].reshape(-1) for x in (cliff.reward, cliff.ends, cliff.next_state)]
@@ -134,8 +134,8 @@ def test_the_start_is_uniform_unless_given():
 
 def slow_update(q, batch, discount, learning_rate):
     q, errors = np.array(q, float), []
-    for (s, a, r, over, s2, real), rate in zip(zip(*batch, strict=True), learning_rate, strict=True):
-        error = r + (0 if over else discount * q[s2].max()) - q[s, a] if real else 0.0
+    for (s, a, r, over, s2, valid), rate in zip(zip(*batch, strict=True), learning_rate, strict=True):
+        error = r + (0 if over else discount * q[s2].max()) - q[s, a] if valid else 0.0
         q[s, a] += rate * error
         errors.append(error)
     return q, errors
@@ -145,11 +145,11 @@ def slow_update(q, batch, discount, learning_rate):
 @given(st.integers(0, 10**6))
 def test_the_update_equals_a_loop_over_the_worlds(seed):
     batch, rng = rows(seed), np.random.default_rng(seed)
-    state, action, reward, terminated, next_state, real = batch
+    state, action, reward, terminated, next_state, valid = batch
     q, rate = rng.normal(size=(S, A)), rng.random(B)
     table = jnp.asarray(q, float)
     discount = np.where(terminated, 0, 0.9)
-    arguments = table, state, action, reward, discount, next_state, real
+    arguments = table, state, action, reward, discount, next_state, valid
     found, errors = compiled_update(*arguments, rate)
     for result, expected in zip((found, errors), slow_update(q, batch, 0.9, rate), strict=True):
         assert_allclose(result, expected, rtol=1e-4, atol=1e-5)
@@ -162,16 +162,16 @@ def test_the_update_equals_a_loop_over_the_worlds(seed):
     ("change", "message"),
     [
         ({"reward": np.ones((B, 1))}, "reward has shape"),
-        ({"real": np.ones(1, bool)}, "real has shape"),
+        ({"valid": np.ones(1, bool)}, "valid has shape"),
         ({"learning_rate": np.ones(B - 1)}, "learning_rate has shape"),
         ({"state": 0}, "state has shape"),
         ({"q": np.zeros((S, A), int)}, "the table is int.* holds floats"),
     ],
 )
 def test_columns_that_would_broadcast_are_refused_by_name(change, message):
-    state, action, reward, _, next_state, real = rows(0)
+    state, action, reward, _, next_state, valid = rows(0)
     row = dict(q=jnp.zeros((S, A)), state=state, action=action, reward=reward, discount=0.9)
-    row |= dict(next_state=next_state, real=real, learning_rate=0.1) | change
+    row |= dict(next_state=next_state, valid=valid, learning_rate=0.1) | change
     with pytest.raises(ValueError, match=message):
         q_learning_update(**row)
     if "q" not in change:
@@ -186,7 +186,7 @@ def test_traces_are_of_each_world():
 
 
 def test_checked_reports_states_and_actions_that_are_none():
-    row = dict(reward=jnp.ones(2), next_state=jnp.zeros(2, int), real=jnp.array([True, False]))
+    row = dict(reward=jnp.ones(2), next_state=jnp.zeros(2, int), valid=jnp.array([True, False]))
 
     def learn(state, action):
         return q_learning_update(jnp.zeros((S, A)), state, action, discount=0.9, learning_rate=0.1, **row)
@@ -195,10 +195,10 @@ def test_checked_reports_states_and_actions_that_are_none():
         return count(empty_counts(S, A), state, action, terminated=jnp.zeros(2, bool), **row)
 
     def visited(state, action):
-        return tabular.visit(jnp.zeros((S, A), int), state, action, row["real"])
+        return tabular.visit(jnp.zeros((S, A), int), state, action, row["valid"])
 
     for f in learn, counted, visited:
-        bellman.checked(f)(jnp.array([S - 1, S]), jnp.array([A - 1, 0]))  # the second row is not real
+        bellman.checked(f)(jnp.array([S - 1, S]), jnp.array([A - 1, 0]))  # the second row is not valid
         with pytest.raises(ValueError, match=f"state: an index is not in 0 .. {S - 1}"):
             bellman.checked(f)(jnp.array([S, 0]), jnp.array([0, 0]))
         with pytest.raises(ValueError, match=f"is not in 0 .. {A - 1}"):
@@ -208,15 +208,15 @@ def test_checked_reports_states_and_actions_that_are_none():
 def test_a_row_that_is_not_real_may_hold_anything():
     good, rubbish = jnp.array([1.0, 2.0]), jnp.array([1.0, jnp.nan])
     state, action = jnp.array([0, 0]), jnp.array([0, 0])
-    real, table = jnp.array([True, False]), jnp.zeros((S, A))
-    want = q_learning_update(table, state, action, good, 0.5, state, real, 0.1)
-    run = bellman.checked(lambda *row: q_learning_update(table, *row, real, 0.1))
+    valid, table = jnp.array([True, False]), jnp.zeros((S, A))
+    want = q_learning_update(table, state, action, good, 0.5, state, valid, 0.1)
+    run = bellman.checked(lambda *row: q_learning_update(table, *row, valid, 0.1))
     for got, expected in zip(run(state, action.at[1].set(99), rubbish, good, state), want, strict=True):
         assert_allclose(got[0], expected[0])
         assert jnp.all(jnp.isfinite(got))
     traces = jnp.zeros((2, S, A))
     run = bellman.checked(
-        lambda a: tabular.naive_q_lambda_update(table, traces, state, a, good, 0.5, state, real, 0.1, 1)
+        lambda a: tabular.naive_q_lambda_update(table, traces, state, a, good, 0.5, state, valid, 0.1, 1)
     )
     run(action.at[1].set(99))
 
@@ -247,14 +247,14 @@ def test_rows_of_n_step_updates_are_refused_by_name(sarsa):
 
 
 def test_worlds_that_meet_do_not_add_up():
-    """64 worlds in one pair at rate 0.5: in turn they approach the reward; summed, they would overshoot it 32-fold."""
+    """64 envs in one pair at rate 0.5: in turn they approach the reward; summed, they would overshoot it 32-fold."""
     same, zeros = np.ones(64), np.zeros(64, int)
     q, _ = q_learning_update(jnp.zeros((1, 1)), zeros, zeros, same, 0.0, zeros, same.astype(bool), 0.5)
     assert_allclose(q, [[1.0]], rtol=1e-6)
 
 
 def test_the_optimum_is_a_fixed_point_of_expected_updates():
-    """On a deterministic world every TD error at Q* is 0, so nothing moves whatever the rate."""
+    """On a deterministic env every TD error at Q* is 0, so nothing moves whatever the rate."""
     lake = planning.from_gymnasium("FrozenLake-v1", is_slippery=False)
     q = planning.value_iteration(lake, 0.9, 1e-6).q_values
     state, action = (x.reshape(-1) for x in np.indices(q.shape))
@@ -266,12 +266,12 @@ def test_the_optimum_is_a_fixed_point_of_expected_updates():
 
 def test_agents_are_vmapped_over_tables_and_rates():
     batch = rows(3)
-    state, action, reward, terminated, next_state, real = batch
+    state, action, reward, terminated, next_state, valid = batch
     tables, rates = jnp.zeros((3, S, A)), jnp.array([0.1, 0.5, 0.9])
     discount = jnp.where(terminated, 0.0, 0.9)
 
     def update(q, rate):
-        return q_learning_update(q, state, action, reward, discount, next_state, real, rate)
+        return q_learning_update(q, state, action, reward, discount, next_state, valid, rate)
 
     many, errors = jax.jit(jax.vmap(update))(tables, rates)
     assert errors.shape == (3, B)
@@ -280,11 +280,11 @@ def test_agents_are_vmapped_over_tables_and_rates():
 
 
 def more_rows(seed):
-    """Arguments of the updates by name: B worlds that often meet, some rows not real, which hold rubbish."""
-    state, action, reward, terminated, next_state, real = rows(seed)
+    """Arguments of the updates by name: B envs that often meet, some rows not valid, which hold rubbish."""
+    state, action, reward, terminated, next_state, valid = rows(seed)
     rng = np.random.default_rng(seed + 1)
-    names = "state action reward discount next_state next_action real learning_rate epsilon lambda_"
-    values = state, action, reward, np.where(terminated, 0, 0.9), next_state, rng.integers(0, A, B), real
+    names = "state action reward discount next_state next_action valid learning_rate epsilon lambda_"
+    values = state, action, reward, np.where(terminated, 0, 0.9), next_state, rng.integers(0, A, B), valid
     return dict(zip(names.split(), (*values, *rng.random((3, B)).astype(np.float32)), strict=True))
 
 
@@ -306,21 +306,21 @@ def test_sarsa_updates_equal_a_loop_over_the_worlds(update):
     for seed in range(5):
         x = more_rows(seed)
         q = np.random.default_rng(seed).integers(-2, 3, (S, A)) / 2  # many ties
-        arguments = {key: x[key] for key in "state action reward discount next_state real learning_rate".split()}
+        arguments = {key: x[key] for key in "state action reward discount next_state valid learning_rate".split()}
         found, errors = compiled(jnp.asarray(q, float), **arguments, **{name: x[name]})
-        for i in np.flatnonzero(x["real"]):
+        for i in np.flatnonzero(x["valid"]):
             pair = x["state"][i], x["action"][i]
             target = x["reward"][i] + x["discount"][i] * bootstrap(q[x["next_state"][i]], x[name][i])
             assert_allclose(errors[i], target - q[pair], rtol=1e-4, atol=1e-5)
             q[pair] += x["learning_rate"][i] * (target - q[pair])
         assert_allclose(found, q, rtol=1e-4, atol=1e-5)
-        assert_array_equal(np.asarray(errors)[~x["real"]], 0)
+        assert_array_equal(np.asarray(errors)[~x["valid"]], 0)
 
 
 def test_expected_sarsa_without_exploration_is_q_learning():
     x = more_rows(1)
     q = jnp.asarray(np.random.default_rng(1).normal(size=(S, A)), float)
-    arguments = [x[key] for key in "state action reward discount next_state real learning_rate".split()]
+    arguments = [x[key] for key in "state action reward discount next_state valid learning_rate".split()]
     for found, want in zip(
         tabular.expected_sarsa_update(q, *arguments, epsilon=0.0), compiled_update(q, *arguments), strict=True
     ):
@@ -343,9 +343,9 @@ def test_double_q_learning_equals_a_loop_with_the_same_coins():
     for seed in range(5):
         x = more_rows(seed)
         q, key = np.random.default_rng(seed).normal(size=(2, S, A)), jax.random.key(seed)
-        names = "state action reward discount next_state real learning_rate".split()
+        names = "state action reward discount next_state valid learning_rate".split()
         found, errors = compiled(jnp.asarray(q, float), key, *(x[name] for name in names))
-        for i in np.flatnonzero(x["real"]):
+        for i in np.flatnonzero(x["valid"]):
             s, a, s2 = x["state"][i], x["action"][i], x["next_state"][i]
             target = [x["reward"][i] + x["discount"][i] * q[1 - k][s2, q[k][s2].argmax()] - q[k][s, a] for k in (0, 1)]
             k = int(np.argmin(np.abs(np.array(target) - errors[i])))  # the coin shows in which error was made
@@ -360,10 +360,10 @@ def segment(seed, batch=3, length=12):
     """state, action [batch, T + 1] and the rows [batch, T], with every boundary; reset rows hold rubbish."""
     rng, over, columns = np.random.default_rng(seed), np.zeros(batch, bool), []
     for _ in range(length):
-        real = ~over
-        terminated, truncated = (rng.random((2, batch)) < 0.15) & real
+        valid = ~over
+        terminated, truncated = (rng.random((2, batch)) < 0.15) & valid
         over = truncated | terminated & (rng.random(batch) < 0.5)
-        columns.append((np.where(real, rng.normal(size=batch), np.nan), terminated, truncated, real))
+        columns.append((np.where(valid, rng.normal(size=batch), np.nan), terminated, truncated, valid))
     state, action = rng.integers(0, S, (batch, length + 1)), rng.integers(0, A, (batch, length + 1))
     return state, action, *(np.stack(x, axis=1) for x in zip(*columns, strict=True))
 
@@ -371,16 +371,16 @@ def segment(seed, batch=3, length=12):
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("sarsa", [False, True])
 def test_n_step_updates_equal_a_loop_over_time_and_worlds(n, sarsa):
-    state, action, reward, terminated, truncated, real = segment(n)
+    state, action, reward, terminated, truncated, valid = segment(n)
     q = np.random.default_rng(n).normal(size=(S, A))
     update = tabular.n_step_sarsa_update if sarsa else tabular.n_step_q_learning_update
     given_actions = action if sarsa else action[:, :-1]
-    flags = terminated, truncated, real
+    flags = terminated, truncated, valid
     found, errors = jax.jit(update, static_argnames="n")(
         jnp.asarray(q, float), state, given_actions, reward, *flags, n=n, gamma=0.9, learning_rate=0.5
     )
     for t, b in np.ndindex(reward.shape[::-1]):
-        if not real[b, t]:
+        if not valid[b, t]:
             assert errors[b, t] == 0
             continue
         target, m = 0.0, 0
@@ -402,18 +402,18 @@ def test_n_step_updates_equal_a_loop_over_time_and_worlds(n, sarsa):
 @pytest.mark.parametrize("replacing", [False, True])
 @pytest.mark.parametrize("watkins", [False, True])
 def test_q_lambda_equals_a_loop_with_traces(watkins, replacing):
-    q, worlds = np.random.default_rng(0).normal(size=(S, A)), 3
-    table, traces, slow = jnp.asarray(q, float), jnp.zeros((worlds, S, A)), np.zeros((worlds, S, A))
-    state, action, reward, terminated, truncated, real = segment(5, worlds)
+    q, envs = np.random.default_rng(0).normal(size=(S, A)), 3
+    table, traces, slow = jnp.asarray(q, float), jnp.zeros((envs, S, A)), np.zeros((envs, S, A))
+    state, action, reward, terminated, truncated, valid = segment(5, envs)
     update = tabular.watkins_q_lambda_update if watkins else tabular.naive_q_lambda_update
     update = jax.jit(update, static_argnames="replacing")
     for t in range(reward.shape[1]):
         discount = np.where(terminated[:, t], 0, 0.9)
         chosen = (action[:, t + 1],) if watkins else ()
-        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], *chosen, real[:, t]
+        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], *chosen, valid[:, t]
         table, traces, errors = update(table, traces, *row, 0.3, 0.8, replacing=replacing)
-        for b in range(worlds):
-            if not real[b, t]:
+        for b in range(envs):
+            if not valid[b, t]:
                 slow[b] = 0
                 continue
             pair, later, a2 = (state[b, t], action[b, t]), q[state[b, t + 1]].copy(), action[b, t + 1]
@@ -428,19 +428,19 @@ def test_q_lambda_equals_a_loop_with_traces(watkins, replacing):
 
 def test_backward_view_is_the_forward_view():
     """In the limit of small rates the traces' updates are those of the lambda-returns: Sutton & Barto, section 12.5."""
-    state, action, reward, terminated, truncated, real = segment(9, batch=1, length=10)
+    state, action, reward, terminated, truncated, valid = segment(9, batch=1, length=10)
     never = np.zeros_like(terminated)
-    terminated, truncated, real = never.copy(), never, ~never
+    terminated, truncated, valid = never.copy(), never, ~never
     terminated[0, -1], reward, rate, lambda_ = True, np.nan_to_num(reward), 2.0**-20, 0.7
     q = jnp.zeros((S, A))  # the values stay those of the start, so sums of updates are exact to first order
-    windows = lambda_windows(reward, terminated, truncated, real, 0.9, lambda_)
+    windows = lambda_windows(reward, terminated, truncated, valid, 0.9, lambda_)
     returns = bellman.lambda_returns(windows.reward[0], windows.discount[0], jnp.zeros(10), windows.trace[0])
     want = np.zeros((S, A))
     np.add.at(want, (state[0, :-1], action[0, :-1]), np.asarray(returns))
     traces, update = jnp.zeros((1, S, A)), jax.jit(tabular.naive_q_lambda_update)
     for t in range(10):
         discount = np.where(terminated[:, t], 0, 0.9)
-        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], real[:, t]
+        row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], valid[:, t]
         q, traces, _ = update(q, traces, *row, rate, lambda_)
     assert_allclose(q / rate, want, rtol=1e-3, atol=1e-3)
     assert not jnp.any(traces)
@@ -476,23 +476,23 @@ def test_dyna_solves_the_model_it_has_counted():
 @few
 @given(st.integers(0, 10**6))
 def test_visits_are_counted_in_turn(seed):
-    state, action, *_, real = rows(seed)
-    visits, nth = jax.jit(tabular.visit)(jnp.ones((S, A), jnp.int32), state, action, real)
+    state, action, *_, valid = rows(seed)
+    visits, nth = jax.jit(tabular.visit)(jnp.ones((S, A), jnp.int32), state, action, valid)
     slow = np.ones((S, A), int)
     for i in range(B):
-        slow[state[i], action[i]] += real[i]
-        assert nth[i] == (slow[state[i], action[i]] if real[i] else 1)
+        slow[state[i], action[i]] += valid[i]
+        assert nth[i] == (slow[state[i], action[i]] if valid[i] else 1)
     assert_array_equal(visits, slow)
 
 
 def test_with_rate_one_over_n_a_value_is_the_mean_of_its_targets():
     rng = np.random.default_rng(0)
     state, action = rng.integers(S, size=200), rng.integers(A, size=200)
-    reward, real = rng.normal(size=200), rng.random(200) < 0.8
-    _, nth = tabular.visit(jnp.zeros((S, A), jnp.int32), state, action, real)
-    q, _ = compiled_update(jnp.full((S, A), 9.0), state, action, reward, 0.0, state, real, tabular.one_over_n()(nth))
+    reward, valid = rng.normal(size=200), rng.random(200) < 0.8
+    _, nth = tabular.visit(jnp.zeros((S, A), jnp.int32), state, action, valid)
+    q, _ = compiled_update(jnp.full((S, A), 9.0), state, action, reward, 0.0, state, valid, tabular.one_over_n()(nth))
     for s, a in np.ndindex(S, A):
-        assert_allclose(q[s, a], reward[real & (state == s) & (action == a)].mean(), rtol=1e-4, atol=1e-5)
+        assert_allclose(q[s, a], reward[valid & (state == s) & (action == a)].mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_rates():

@@ -183,7 +183,7 @@ def test_exact_report_names_what_it_reports():
 
 
 class Scripted:
-    """Three worlds whose episodes last 1, 2 and for ever; rewards count the ticks."""
+    """Three envs whose episodes last 1, 2 and for ever; rewards count the ticks."""
 
     spec = worlds.catch().spec(3)
 

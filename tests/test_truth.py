@@ -16,7 +16,7 @@ S, A, K, GAMMA = 6, 3, 2, 0.8
 few = settings(max_examples=10, deadline=None, derandomize=True)
 
 
-def world(seed):
+def env(seed):
     rng = np.random.default_rng(seed)
     shape, dtype = (S, A, K), jnp.result_type(float)
     reward, probability, start = rng.normal(size=shape), rng.dirichlet(np.ones(K), (S, A)), rng.dirichlet(np.ones(S))
@@ -38,7 +38,7 @@ def values_of(mdp, policy):
 @few
 @given(st.integers(0, 10**6), st.sampled_from([0.01, 0.3, 3.0]))
 def test_regret_is_the_exact_loss_and_within_its_bounds(seed, noise):
-    mdp, rng = world(seed)
+    mdp, rng = env(seed)
     optimum = planning.q_iteration(mdp, GAMMA)
     q = np.asarray(optimum.q_values) + noise * rng.uniform(-1, 1, (S, A))
     found = truth.compare(mdp, q, GAMMA, optimum)
@@ -57,7 +57,7 @@ def test_regret_is_the_exact_loss_and_within_its_bounds(seed, noise):
 
 
 def test_the_optimum_has_no_error_and_no_regret():
-    mdp, _ = world(0)
+    mdp, _ = env(0)
     optimum = planning.q_iteration(mdp, GAMMA, 1e-6)
     found = truth.compare(mdp, optimum.q_values, GAMMA)
     assert_allclose([found.error, found.regret, found.worst_regret], 0, atol=1e-5)
@@ -67,7 +67,7 @@ def test_the_optimum_has_no_error_and_no_regret():
 
 def test_a_constant_costs_nothing_and_a_sign_costs_all():
     """Adding 5 everywhere leaves the greedy policy; acting on -Q* is the greediest way to be wrong in one state."""
-    mdp, _ = world(1)
+    mdp, _ = env(1)
     optimum = planning.q_iteration(mdp, GAMMA)
     shifted = truth.compare(mdp, optimum.q_values + 5, GAMMA, optimum)
     assert_allclose([shifted.error, shifted.regret], [5, 0], atol=1e-4)
@@ -75,7 +75,7 @@ def test_a_constant_costs_nothing_and_a_sign_costs_all():
 
 
 def test_regrets_of_any_policy_are_differences_of_its_evaluation():
-    mdp, rng = world(2)
+    mdp, rng = env(2)
     optimum = planning.q_iteration(mdp, GAMMA, 1e-6)
     odds = jnp.asarray(rng.dirichlet(np.ones(A), S), jnp.result_type(float))
     want = optimum.values - planning.policy_evaluation(mdp, odds, GAMMA)
@@ -96,7 +96,7 @@ def test_states_in_which_no_episode_starts_do_not_count_even_as_nan():
 
 
 def test_it_compiles_and_maps_over_learners():
-    mdp, rng = world(3)
+    mdp, rng = env(3)
     optimum = planning.q_iteration(mdp, GAMMA)
     tables = jnp.asarray(rng.normal(size=(3, S, A)), jnp.result_type(float))
     many = jax.jit(jax.vmap(lambda q: truth.compare(mdp, q, GAMMA, optimum)))(tables)
@@ -130,4 +130,4 @@ def test_networks_become_tables():
     with pytest.raises(UserError, match="must be \\[6, actions\\]"):
         truth.of_network(lambda params, obs: params[0], weights, S)
     with pytest.raises(UserError, match="needs \\(6, 3\\)"):
-        truth.compare(world(0)[0], weights.T, GAMMA)
+        truth.compare(env(0)[0], weights.T, GAMMA)

@@ -9,15 +9,15 @@ import pytest
 
 from jaxql import agents, sum_tree
 from jaxql.agents.base import RESET, Hyper, annealed_horizon, hyper_of, new_state
-from jaxql.envs.worlds import catch, endless
+from jaxql.envs.worlds import autoreset, catch
 from jaxql.keys import address
 from jaxql.networks import make_network
-from jaxql.replay import blank_step
-from jaxql.types import Spec
+from jaxql.replay import zero_step
+from jaxql.types import EnvSpec
 
 DQN = agents.REGISTRY["dqn"]
-IMAGES = Spec(jax.ShapeDtypeStruct((2, 10, 10, 1), jnp.uint8), num_actions=3, num_worlds=2)
-TABLE = Spec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=3, num_worlds=2, num_states=5)
+IMAGES = EnvSpec(jax.ShapeDtypeStruct((2, 10, 10, 1), jnp.uint8), num_actions=3, num_envs=2)
+TABLE = EnvSpec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=3, num_envs=2, num_states=5)
 SMALL = dict(network="minatar-cnn", dense_width=4, capacity=64, batch_size=4)
 
 
@@ -32,7 +32,7 @@ def filled(config, spec, seed=0):
     agent, obs = DQN.make(config, spec), look()
     state, observe = jax.jit(agent.init)(jax.random.key(seed), obs, hyper_of(config)), jax.jit(agent.observe)
     for _ in range(30):
-        step = blank_step(obs)._replace(next_obs=look(), real=jnp.ones(2, bool), reward=jnp.asarray(rng.normal(size=2)))
+        step = zero_step(obs)._replace(next_obs=look(), valid=jnp.ones(2, bool), reward=jnp.asarray(rng.normal(size=2)))
         step = step._replace(action=jnp.asarray(rng.integers(3, size=2), jnp.int32))
         state, obs = observe(state, step), step.next_obs
     return agent, state
@@ -41,7 +41,7 @@ def filled(config, spec, seed=0):
 def changed_priorities(agent, state):
     """The new priorities of the rows that an update drew; that of a new row is 1."""
     data = jax.jit(agent.learn)(state)[0].data
-    priorities = np.asarray(sum_tree.read(data.priorities, jnp.arange(data.rows.real.size)))
+    priorities = np.asarray(sum_tree.read(data.priorities, jnp.arange(data.rows.valid.size)))
     drawn = priorities[(priorities != 0) & (priorities != 1)]
     assert len(drawn)
     return drawn
@@ -75,8 +75,8 @@ def test_a_reset_is_its_definition_and_falls_on_every_third_update(target, keep=
 
 def test_every_seed_is_reset_with_weights_of_its_own_when_its_own_number_says():
     config = DQN.config(capacity=64, batch_size=4, hidden=(4,), reset_every_updates=2)
-    world = catch()
-    agent, (begin, _) = DQN.make(config, world.spec(2)), endless(world, num_worlds=2)
+    env = catch()
+    agent, (begin, _) = DQN.make(config, env.spec(2)), autoreset(env, num_envs=2)
     keys, every = jax.random.split(jax.random.key(0), 3), jnp.array([2, 2, 5])
     hyper = jax.vmap(lambda n: hyper_of(config)._replace(reset_every_updates=n))(every)
     states = jax.jit(jax.vmap(lambda key, hyper: agent.init(key, begin(key)[1], hyper)))(keys, hyper)

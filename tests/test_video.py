@@ -197,28 +197,28 @@ def test_display_asks_ipython_or_says_that_it_is_missing(tmp_path, monkeypatch):
 
 
 class FakeEnv:
-    """One world under NEXT_STEP autoreset: episode e lasts e + 2 steps and pays the action; it draws its clock."""
+    """One env under NEXT_STEP autoreset: episode e lasts e + 2 steps and pays the action; it draws its clock."""
 
-    def __init__(self, worlds=1, pictures=True):
-        self.spec, self.pictures, self.closed = SimpleNamespace(num_worlds=worlds), pictures, False
-        self.episode, self.clock, self.ret, self.over, self.done = 0, 0, 0.0, False, [SimpleNamespace(ret=99.0)]
+    def __init__(self, envs=1, pictures=True):
+        self.spec, self.pictures, self.closed = SimpleNamespace(num_envs=envs), pictures, False
+        self.episode, self.clock, self.return_, self.over, self.done = 0, 0, 0.0, False, [SimpleNamespace(return_=99.0)]
 
     def reset(self):
-        self.episode, self.clock, self.ret, self.over = 0, 0, 0.0, False
+        self.episode, self.clock, self.return_, self.over = 0, 0, 0.0, False
         return jnp.array([[self.episode, self.clock]])
 
     def step(self, env, action):
         assert env == () and not self.closed
-        real = not self.over
-        if real:
-            self.clock, self.ret = self.clock + 1, self.ret + float(action[0])
+        valid = not self.over
+        if valid:
+            self.clock, self.return_ = self.clock + 1, self.return_ + float(action[0])
         else:
-            self.episode, self.clock, self.ret = self.episode + 1, 0, 0.0
-        self.over = real and self.clock == self.episode + 2
+            self.episode, self.clock, self.return_ = self.episode + 1, 0, 0.0
+        self.over = valid and self.clock == self.episode + 2
         if self.over:
-            self.done.append(SimpleNamespace(ret=self.ret))
+            self.done.append(SimpleNamespace(return_=self.return_))
         obs = jnp.array([[self.episode, self.clock]])
-        return (), (obs, action, jnp.array([self.over]), jnp.array([False]), jnp.array([real]))
+        return (), (obs, action, jnp.array([self.over]), jnp.array([False]), jnp.array([valid]))
 
     def take_episodes(self):
         done, self.done = self.done, []
@@ -272,7 +272,7 @@ def test_memory_restarts_with_the_episode_and_keys_differ_by_tick(tmp_path):
 def test_record_refuses_what_it_cannot_show(tmp_path):
     key = jax.random.key(0)
     for env, settings, words in [
-        (FakeEnv(worlds=2), {}, "num_envs=1"),
+        (FakeEnv(envs=2), {}, "num_envs=1"),
         (FakeEnv(pictures=False), {}, "render=True"),
         (FakeEnv(), {"episodes": 0}, "at least 1"),
         (FakeEnv(), {"max_steps": 0}, "at least 1"),

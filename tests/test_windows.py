@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxql import bellman
 from jaxql.bellman.windows import lambda_windows, n_step_windows
-from jaxql.replay import blank_step, fold
+from jaxql.replay import fold, zero_step
 
 B, T, GAMMA = 16, 24, 0.9
 n_step = jax.jit(n_step_windows, static_argnames=("n", "partial"))
@@ -28,18 +28,18 @@ def rlax():
 
 
 def rows(seed, batch=B):
-    """reward, terminated, truncated, real [batch, T]: both ends, life losses, and reset rows that hold rubbish."""
+    """reward, terminated, truncated, valid [batch, T]: both ends, life losses, and reset rows that hold rubbish."""
     rng = np.random.default_rng(seed)
     over, columns = rng.random(batch) < 0.2, []
     for _ in range(T):
-        real = ~over
-        terminated, truncated = (rng.random((2, batch)) < 0.12) & real
+        valid = ~over
+        terminated, truncated = (rng.random((2, batch)) < 0.12) & valid
         over = truncated | terminated & (rng.random(batch) < 0.5)  # else a life is lost, and the episode goes on
-        columns.append((np.where(real, rng.normal(size=batch), np.nan), terminated, truncated, real))
+        columns.append((np.where(valid, rng.normal(size=batch), np.nan), terminated, truncated, valid))
     return tuple(np.stack(x, axis=1) for x in zip(*columns, strict=True))
 
 
-def walk(reward, terminated, truncated, real, t, n, gamma=GAMMA):
+def walk(reward, terminated, truncated, valid, t, n, gamma=GAMMA):
     """(total, discount, bootstrap) of one row by its definition: step by step until n, an end or the last row."""
     total, m = 0.0, 0
     while True:
@@ -47,16 +47,16 @@ def walk(reward, terminated, truncated, real, t, n, gamma=GAMMA):
         m += 1
         if terminated[t + m - 1]:
             return total, 0.0, t + m
-        if truncated[t + m - 1] or m == n or t + m == len(reward) or not real[t + m]:
+        if truncated[t + m - 1] or m == n or t + m == len(reward) or not valid[t + m]:
             return total, gamma**m, t + m
 
 
-def lambda_return(reward, terminated, truncated, real, v, lambda_, t):
+def lambda_return(reward, terminated, truncated, valid, v, lambda_, t):
     """The recursion by its definition, v [T + 1]."""
     if terminated[t]:
         return reward[t]
-    goes_on = t + 1 < len(reward) and not truncated[t] and real[t + 1]
-    later = lambda_return(reward, terminated, truncated, real, v, lambda_, t + 1) if goes_on else v[t + 1]
+    goes_on = t + 1 < len(reward) and not truncated[t] and valid[t + 1]
+    later = lambda_return(reward, terminated, truncated, valid, v, lambda_, t + 1) if goes_on else v[t + 1]
     return reward[t] + GAMMA * ((1 - lambda_[t]) * v[t + 1] + lambda_[t] * later)
 
 
@@ -64,23 +64,23 @@ def lambda_return(reward, terminated, truncated, real, v, lambda_, t):
 def test_windows_are_their_definition(n):
     batch = rows(n)
     got = n_step(*batch, n=n, gamma=GAMMA)
-    real = batch[3]
-    np.testing.assert_array_equal(got.valid, real)
+    valid = batch[3]
+    np.testing.assert_array_equal(got.valid, valid)
     np.testing.assert_array_equal(got.start, np.broadcast_to(np.arange(T), (B, T)))
-    for b, t in zip(*np.nonzero(real), strict=True):
+    for b, t in zip(*np.nonzero(valid), strict=True):
         want = walk(*(x[b] for x in batch), t, n)
         np.testing.assert_allclose([x[b, t] for x in (got.reward, got.discount, got.bootstrap)], want, atol=1e-5)
-    assert not np.any(np.asarray(got.reward)[~real]) and not np.any(np.asarray(got.discount)[~real])
+    assert not np.any(np.asarray(got.reward)[~valid]) and not np.any(np.asarray(got.discount)[~valid])
 
 
 def test_windows_that_only_the_last_row_cuts_short_can_be_left_out():
     batch, n = rows(1), 4
     whole, partial = n_step(*batch, n=n, gamma=GAMMA, partial=False), n_step(*batch, n=n, gamma=GAMMA)
-    reward, terminated, truncated, real = batch
+    reward, terminated, truncated, valid = batch
     over = terminated | truncated
     for b, t in np.ndindex(B, T):
         complete = t + n <= T or over[b, t:].any()
-        assert whole.valid[b, t] == (real[b, t] and complete)
+        assert whole.valid[b, t] == (valid[b, t] and complete)
         if whole.valid[b, t]:
             assert (whole.reward[b, t], whole.bootstrap[b, t]) == (partial.reward[b, t], partial.bootstrap[b, t])
         else:
@@ -91,23 +91,23 @@ def test_windows_that_only_the_last_row_cuts_short_can_be_left_out():
 @given(st.integers(0, 10**6))
 def test_windows_agree_with_the_draws_of_replay(seed):
     n, rowset = 3, rows(seed)
-    reward, terminated, truncated, real = (jnp.asarray(x).T for x in rowset)  # the ring is [T, B]
-    step = blank_step(jnp.zeros(B))
+    reward, terminated, truncated, valid = (jnp.asarray(x).T for x in rowset)  # the ring is [T, B]
+    step = zero_step(jnp.zeros(B))
     observation = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[:, None], (T, B))
     stored = dict(obs=observation, action=observation, next_obs=(), extra=())
-    ring = step._replace(reward=reward, terminated=terminated, truncated=truncated, real=real, **stored)
-    t, world = (x.reshape(-1) for x in jnp.meshgrid(jnp.arange(T - n), jnp.arange(B), indexing="ij"))
-    drawn = folds(ring, t, world, n)
-    got = n_step(reward.T, terminated.T, truncated.T, real.T, n=n, gamma=GAMMA)
-    starts = np.asarray(got.valid[world, t])
+    ring = step._replace(reward=reward, terminated=terminated, truncated=truncated, valid=valid, **stored)
+    t, env = (x.reshape(-1) for x in jnp.meshgrid(jnp.arange(T - n), jnp.arange(B), indexing="ij"))
+    drawn = folds(ring, t, env, n)
+    got = n_step(reward.T, terminated.T, truncated.T, valid.T, n=n, gamma=GAMMA)
+    starts = np.asarray(got.valid[env, t])
     for mine, theirs in (got.reward, drawn.reward), (got.discount, drawn.discount), (got.bootstrap, drawn.next_obs):
-        np.testing.assert_allclose(mine[world, t][starts], theirs[starts], atol=1e-5)
+        np.testing.assert_allclose(mine[env, t][starts], theirs[starts], atol=1e-5)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def folds(ring, t, world, n):
+def folds(ring, t, env, n):
     one = functools.partial(fold, ring, weight=1.0, gamma=GAMMA, n_step=n, stack=1)
-    return jax.vmap(lambda t, world: one(t, world))(t, world)
+    return jax.vmap(lambda t, env: one(t, env))(t, env)
 
 
 @few
@@ -155,19 +155,19 @@ def test_a_lost_life_ends_the_window_and_the_next_row_starts_afresh():
 
 def test_a_reset_without_an_end_before_it_still_bounds_the_window():
     reward, no = jnp.array([1.0, jnp.nan, 4.0]), jnp.zeros(3, bool)
-    real = ~no.at[1].set(True)
-    got = n_step_windows(reward, no, no, real, 3, 0.5)
+    valid = ~no.at[1].set(True)
+    got = n_step_windows(reward, no, no, valid, 3, 0.5)
     np.testing.assert_array_equal(got.reward, [1, 0, 4])
     np.testing.assert_array_equal(got.bootstrap, [1, 1, 3])
-    np.testing.assert_array_equal(lambda_windows(reward, no, no, real, 0.5, 0.5).trace, [0, 0, 0])
+    np.testing.assert_array_equal(lambda_windows(reward, no, no, valid, 0.5, 0.5).trace, [0, 0, 0])
 
 
 @few
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_what_a_reset_row_holds_never_counts(seed, n):
-    reward, terminated, truncated, real = rows(seed)
-    clean = np.where(real, reward, 0.0), terminated & real, truncated & real, real
-    wild = np.where(real, reward, np.inf), terminated | ~real, truncated | ~real, real
+    reward, terminated, truncated, valid = rows(seed)
+    clean = np.where(valid, reward, 0.0), terminated & valid, truncated & valid, valid
+    wild = np.where(valid, reward, np.inf), terminated | ~valid, truncated | ~valid, valid
     for build in functools.partial(n_step, n=n), traces:
         for x, y in zip(build(*clean, gamma=GAMMA), build(*wild, gamma=GAMMA), strict=True):
             np.testing.assert_array_equal(x, y)
@@ -197,8 +197,8 @@ def test_dtypes_and_gradients():
     assert slope == 1  # only row 0 takes two rewards, 1 + gamma
     slopes = jax.grad(lambda r: jnp.sum(n_step_windows(r, *flags, 2, 0.5).reward))(jnp.ones(3))
     np.testing.assert_allclose(slopes, [1, 1.5, 1])
-    end, real = jnp.array([True, False]), jnp.array([True, False])  # the reset row holds rubbish
-    rubbish = jnp.array([1.0, jnp.nan]), end, end & False, real
+    end, valid = jnp.array([True, False]), jnp.array([True, False])  # the reset row holds rubbish
+    rubbish = jnp.array([1.0, jnp.nan]), end, end & False, valid
     for build in (lambda g: n_step_windows(*rubbish, 2, g), lambda g: lambda_windows(*rubbish, g)):
         assert jax.grad(lambda g: jnp.sum(build(g).reward))(0.9) == 0  # noqa: B023
 
@@ -208,7 +208,7 @@ def test_bad_arguments_are_refused_by_name():
     for n in 0, 2.5:
         with pytest.raises(ValueError, match=f"n is {n}"):
             n_step_windows(jnp.ones(3), no, no, ~no, n, 0.9)
-    with pytest.raises(ValueError, match="real has shape"):
+    with pytest.raises(ValueError, match="valid has shape"):
         lambda_windows(jnp.ones(3), no, no, ~no[:2], 0.9)
     with pytest.raises(ValueError, match="truncated has shape"):
         jax.jit(lambda_windows)(jnp.ones((2, 3)), jnp.zeros((2, 3), bool), jnp.zeros((4, 3), bool), no, 0.9)

@@ -1,20 +1,20 @@
-"""JAX worlds obey the laws of NEXT_STEP worlds, and a world made from a model has the model's distribution."""
+"""JAX envs obey the laws of NEXT_STEP envs, and an env made from a model has the model's distribution."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql.envs.worlds import World, catch, catch_mdp, endless, from_mdp, on_host
+from jaxql.envs.worlds import JaxEnv, autoreset, catch, catch_mdp, from_mdp, on_host
 from jaxql.errors import UserError
 from jaxql.types import MDP
 
 
-def rollout(world, num_worlds, ticks, *, key=0, action_seed=0, **limits):
+def rollout(jax_env, num_envs, ticks, *, key=0, action_seed=0, **limits):
     """(actions, rows): NumPy arrays; obs [T + 1, B], all else [T, B]."""
-    begin, env_step = endless(world, num_worlds, **limits)
+    begin, env_step = autoreset(jax_env, num_envs, **limits)
     env, first = begin(jax.random.key(key))
-    actions = np.random.default_rng(action_seed).integers(0, world.num_actions, (ticks, num_worlds), dtype=np.int32)
+    actions = np.random.default_rng(action_seed).integers(0, jax_env.num_actions, (ticks, num_envs), dtype=np.int32)
     _, (obs, *rows) = jax.lax.scan(env_step, env, jnp.asarray(actions))
     return actions, np.concatenate([first[None], obs]), *map(np.asarray, rows)
 
@@ -36,18 +36,18 @@ def random_mdp(seed=0, num_states=4, num_actions=2, successors=3):
 
 def test_a_model_is_drawn_from_with_its_probabilities():
     mdp = random_mdp()
-    actions, obs, reward, terminated, _, real = rollout(from_mdp(mdp), 64, 400)
-    drawn = reward[real].astype(int)
+    actions, obs, reward, terminated, _, valid = rollout(from_mdp(mdp), 64, 400)
+    drawn = reward[valid].astype(int)
     num_states, num_actions, successors = mdp.next_state.shape
     state, action, k = np.unravel_index(drawn, (num_states, num_actions, successors))
-    np.testing.assert_array_equal(state, obs[:-1][real])  # the reward says which successor was drawn
-    np.testing.assert_array_equal(action, actions[real])
-    np.testing.assert_array_equal(np.asarray(mdp.next_state)[state, action, k], obs[1:][real])
-    np.testing.assert_array_equal(np.asarray(mdp.ends)[state, action, k], terminated[real])
+    np.testing.assert_array_equal(state, obs[:-1][valid])  # the reward says which successor was drawn
+    np.testing.assert_array_equal(action, actions[valid])
+    np.testing.assert_array_equal(np.asarray(mdp.next_state)[state, action, k], obs[1:][valid])
+    np.testing.assert_array_equal(np.asarray(mdp.ends)[state, action, k], terminated[valid])
     counts = np.zeros(mdp.next_state.shape)
     np.add.at(counts, (state, action, k), 1)
     assert_drawn_from(counts.reshape(-1, successors), np.asarray(mdp.probability).reshape(-1, successors))
-    starts = np.bincount(np.append(obs[0], obs[1:][~real]), minlength=num_states)
+    starts = np.bincount(np.append(obs[0], obs[1:][~valid]), minlength=num_states)
     assert_drawn_from(starts[None], np.asarray(mdp.start)[None])
 
 
@@ -65,8 +65,8 @@ def assert_drawn_from(counts, probability):
 def test_what_has_probability_zero_is_never_drawn(number, monkeypatch):
     """`jax.random.uniform` may be exactly 0, and very nearly 1."""
     monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.asarray(number))
-    world = from_mdp(random_mdp()._replace(start=jnp.asarray([0, 0.3, 0.7, 0], float)))
-    assert int(world.reset(jax.random.key(0))) in (1, 2)
+    jax_env = from_mdp(random_mdp()._replace(start=jnp.asarray([0, 0.3, 0.7, 0], float)))
+    assert int(jax_env.reset(jax.random.key(0))) in (1, 2)
 
 
 def test_worlds_draw_independently():
@@ -86,28 +86,28 @@ def reference_catch(rows, columns, column, actions):
 @pytest.mark.parametrize(("rows", "columns"), [(6, 5), (2, 1), (4, 3)])
 def test_catch(rows, columns):
     ticks = 5 * rows  # an episode of rows - 1 steps, and a reset
-    actions, obs, reward, terminated, truncated, real = rollout(catch(rows, columns), 3, ticks)
-    for world in range(3):
+    actions, obs, reward, terminated, truncated, valid = rollout(catch(rows, columns), 3, ticks)
+    for jax_env in range(3):
         for start in range(0, ticks, rows):
-            ball, column, paddle = np.unravel_index(obs[start, world], (rows, columns, columns))
+            ball, column, paddle = np.unravel_index(obs[start, jax_env], (rows, columns, columns))
             assert (ball, paddle) == (0, columns // 2)
-            shown, score = reference_catch(rows, columns, column, actions[start:, world])
-            seen = obs[start + 1 : start + rows, world]
+            shown, score = reference_catch(rows, columns, column, actions[start:, jax_env])
+            seen = obs[start + 1 : start + rows, jax_env]
             np.testing.assert_array_equal(np.transpose(np.unravel_index(seen, (rows, columns, columns))), shown)
-            np.testing.assert_array_equal(reward[start : start + rows, world], [0] * (rows - 2) + [score, 0])
-            np.testing.assert_array_equal(terminated[start : start + rows, world], np.arange(rows) == rows - 2)
-            np.testing.assert_array_equal(real[start : start + rows, world], np.arange(rows) < rows - 1)
+            np.testing.assert_array_equal(reward[start : start + rows, jax_env], [0] * (rows - 2) + [score, 0])
+            np.testing.assert_array_equal(terminated[start : start + rows, jax_env], np.arange(rows) == rows - 2)
+            np.testing.assert_array_equal(valid[start : start + rows, jax_env], np.arange(rows) < rows - 1)
     assert not truncated.any()
 
 
 def test_catch_and_its_model_are_the_same_world():
-    world, mdp = catch(4, 3), catch_mdp(4, 3)
+    jax_env, mdp = catch(4, 3), catch_mdp(4, 3)
     modelled = from_mdp(mdp)
     state, action = np.indices((27, 3), dtype=np.int32).reshape(2, -1)  # in the last row, 27..35, the episode is over
     key = jax.random.key(0)
-    same = [jax.vmap(w.step, (None, 0, 0))(key, state, action) for w in (world, modelled)]
+    same = [jax.vmap(w.step, (None, 0, 0))(key, state, action) for w in (jax_env, modelled)]
     jax.tree.map(np.testing.assert_array_equal, *same)
-    starts = {int(world.reset(jax.random.key(i))) for i in range(60)}
+    starts = {int(jax_env.reset(jax.random.key(i))) for i in range(60)}
     assert starts == set(np.flatnonzero(mdp.start))
     over = slice(27, 36)
     assert (mdp.reward[over] == 0).all() and mdp.ends[over].all()
@@ -116,24 +116,24 @@ def test_catch_and_its_model_are_the_same_world():
 
 def forever():
     """State counts the steps; it never ends."""
-    return World(lambda key: jnp.int32(0), lambda key, s, a: (s + 1, 1.0, jnp.bool_(False)), num_actions=1)
+    return JaxEnv(lambda key: jnp.int32(0), lambda key, s, a: (s + 1, 1.0, jnp.bool_(False)), num_actions=1)
 
 
 @pytest.mark.parametrize("terminates", [False, True])
 def test_the_limit(terminates):
-    _, obs, reward, terminated, truncated, real = rollout(forever(), 2, 12, step_limit=5, limit_terminates=terminates)
+    _, obs, reward, terminated, truncated, valid = rollout(forever(), 2, 12, step_limit=5, limit_terminates=terminates)
     np.testing.assert_array_equal(obs[:, 0], [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 0])
     late = np.arange(12) % 6 == 4
     np.testing.assert_array_equal((terminated if terminates else truncated)[:, 1], late)
     assert not (truncated if terminates else terminated).any()
-    np.testing.assert_array_equal(real[:, 0], np.arange(12) % 6 != 5)
-    np.testing.assert_array_equal(reward, real)
+    np.testing.assert_array_equal(valid[:, 0], np.arange(12) % 6 != 5)
+    np.testing.assert_array_equal(reward, valid)
 
 
 def test_the_models_own_limit_counts_unless_another_is_given():
-    world = from_mdp(catch_mdp(6, 5)._replace(step_limit=2))
-    assert rollout(world, 1, 9)[4].sum() == 3
-    assert rollout(world, 1, 9, step_limit=0)[4].sum() == 0
+    jax_env = from_mdp(catch_mdp(6, 5)._replace(step_limit=2))
+    assert rollout(jax_env, 1, 9)[4].sum() == 3
+    assert rollout(jax_env, 1, 9, step_limit=0)[4].sum() == 0
 
 
 def test_an_end_at_the_limit_is_a_termination():
@@ -142,9 +142,9 @@ def test_an_end_at_the_limit_is_a_termination():
 
 
 def test_other_worlds_change_nothing():
-    """A row is a function of the world's key and its actions: with other actions elsewhere it is the same."""
-    world = from_mdp(random_mdp())
-    begin, env_step = endless(world, 3)
+    """A row is a function of the env's key and its actions: with other actions elsewhere it is the same."""
+    jax_env = from_mdp(random_mdp())
+    begin, env_step = autoreset(jax_env, 3)
     actions = np.random.default_rng(0).integers(0, 2, (200, 3), dtype=np.int32)
     others = actions.copy()
     others[:, [0, 2]] = 1 - others[:, [0, 2]]
@@ -155,8 +155,8 @@ def test_other_worlds_change_nothing():
 
 
 def test_host_and_device_show_the_same_rows():
-    world = from_mdp(random_mdp())
-    begin, env_step = endless(world, 3)
+    jax_env = from_mdp(random_mdp())
+    begin, env_step = autoreset(jax_env, 3)
     actions = np.random.default_rng(0).integers(0, 2, (30, 3), dtype=np.int32)
     env, _ = begin(jax.random.key(0))
     _, expected = jax.lax.scan(env_step, env, jnp.asarray(actions))
@@ -166,15 +166,15 @@ def test_host_and_device_show_the_same_rows():
 
 
 def test_spec_and_dtypes():
-    world = from_mdp(random_mdp())
-    spec = world.spec(7)
-    assert (spec.num_states, spec.num_actions, spec.num_worlds, spec.stack) == (4, 2, 7, 1)
-    begin, env_step = endless(world, 7)
+    jax_env = from_mdp(random_mdp())
+    spec = jax_env.spec(7)
+    assert (spec.num_states, spec.num_actions, spec.num_envs, spec.stack) == (4, 2, 7, 1)
+    begin, env_step = autoreset(jax_env, 7)
     env, obs = begin(jax.random.key(0))
     assert (obs.shape, obs.dtype) == (spec.obs.shape, spec.obs.dtype) == ((7,), jnp.int32)
-    after, (obs, reward, terminated, truncated, real) = env_step(env, jnp.zeros(7, jnp.int32))
+    after, (obs, reward, terminated, truncated, valid) = env_step(env, jnp.zeros(7, jnp.int32))
     assert reward.dtype == jnp.result_type(float) and obs.dtype == jnp.int32
-    assert terminated.dtype == truncated.dtype == real.dtype == bool
+    assert terminated.dtype == truncated.dtype == valid.dtype == bool
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), env)
 
 
@@ -183,5 +183,5 @@ def test_nonsense_is_refused():
         catch(1, 5)
     with pytest.raises(UserError, match="sum to 1"):
         from_mdp(random_mdp()._replace(start=jnp.ones(4)))
-    with pytest.raises(UserError, match="num_worlds"):
-        endless(catch(), 0)
+    with pytest.raises(UserError, match="num_envs"):
+        autoreset(catch(), 0)

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jaxql import agents, envs, loop, mesh
 from jaxql.agents.base import hyper_of
 
-WORLDS = 8
+ENVS = 8
 ENTRY = agents.REGISTRY["dqn"]
 CONFIG = ENTRY.config(groups=2, capacity=800, hidden=(32,), learning_rate=1e-3, exploration_steps=400)
 
@@ -29,11 +29,11 @@ if __name__ == "__main__":
     port, process, processes, out = sys.argv[1:]
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"127.0.0.1:{port}", int(processes), int(process), initialization_timeout=60)
-    devices = Mesh(jax.devices(), ("worlds",))
+    devices = Mesh(jax.devices(), ("envs",))
     params, state = trained(
-        lambda: envs.make("CartPole-v1", WORLDS // int(processes), mesh=devices),
+        lambda: envs.make("CartPole-v1", ENVS // int(processes), mesh=devices),
         lambda agent: mesh.sharded(agent, devices),
     )
-    assert state.data.rows.reward.addressable_shards[0].data.shape[1] == WORLDS // int(processes)
+    assert state.data.rows.reward.addressable_shards[0].data.shape[1] == ENVS // int(processes)
     np.savez(out, *params, env_steps=state.env_steps)
     jax.distributed.shutdown()

@@ -54,7 +54,7 @@ class Hyper(NamedTuple):
     learning_rate: Array = 0.0
     discount: Array = 0.99
     epsilon: Array = 0.0  # where exploration ends, having begun at 1
-    exploration_steps: Array = 1.0  # of the env: real rows, not ticks
+    exploration_steps: Array = 1.0  # of the env: valid rows, not ticks
     target_period_updates: Array = 1
     tau: Array = 0.005  # of a Polyak target
     trace: Array = 0.65  # lambda of returns
@@ -80,7 +80,7 @@ class State(NamedTuple):
     opt_state: Any
     data: Any  # what it learns from: a ring, counts, or the last Step
     ticks: Array
-    env_steps: Array  # real rows observed
+    env_steps: Array  # valid rows observed
     updates: Array
     hyper: Any
     key: Array
@@ -109,7 +109,7 @@ def new_state(key, hyper, *, params, data, target=(), opt_state=()) -> State:
 
 def after(state: State, step: Step, data) -> State:
     """The state after one tick, with what was learned from stored in `data`."""
-    env_steps = state.env_steps + jnp.sum(step.real, dtype=jnp.int32)
+    env_steps = state.env_steps + jnp.sum(step.valid, dtype=jnp.int32)
     return state._replace(data=data, ticks=state.ticks + 1, env_steps=env_steps)
 
 

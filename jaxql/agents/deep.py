@@ -10,7 +10,7 @@ from jaxql import losses
 from jaxql.agents.base import RunConfig, State, epsilon_of, learning_rate_of, within
 from jaxql.errors import UserError
 from jaxql.networks import fits, make_network, natural_network
-from jaxql.types import Array, Network, Spec
+from jaxql.types import Array, EnvSpec, Network
 
 Networks = Literal["auto", "mlp", "nature-cnn", "nips-cnn", "der-cnn", "impala-cnn", "minatar-cnn"]
 
@@ -36,8 +36,8 @@ class DeepConfig(RunConfig):
     exploration_steps: int = within(30_000, 1)  # env steps in which epsilon falls there from 1
 
 
-def network_of(config: DeepConfig, spec: Spec, **variant) -> Network:
-    """The network that the settings name for these worlds; `variant` as in `make_network`."""
+def network_of(config: DeepConfig, spec: EnvSpec, **variant) -> Network:
+    """The network that the settings name for these envs; `variant` as in `make_network`."""
     auto = natural_network(spec)
     name = auto if config.network == "auto" else config.network
     if name != "mlp" and not fits(name, spec):

@@ -29,8 +29,8 @@ from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer
 from jaxql.errors import UserError
 from jaxql.keys import address
 from jaxql.networks import masked, shrunk
-from jaxql.replay import blank_step, ordered, prioritised_replay, uniform_replay
-from jaxql.types import Agent, Network, Replay, Spec, Step
+from jaxql.replay import ordered, prioritised_replay, uniform_replay, zero_step
+from jaxql.types import Agent, EnvSpec, Network, Replay, Step
 
 Heads = Literal[
     "scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "munchausen-implicit-quantile", "hl-gauss"
@@ -58,7 +58,7 @@ class Config(DeepConfig):
     reset_keep: float = within(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
     loss: Literal["huber", "squared"] = "huber"
     batch_size: int = within(32, 1)
-    groups: int = within(1, 1)  # parts of worlds and batch that draw and learn apart; a multiple of a mesh's devices
+    groups: int = within(1, 1)  # parts of envs and batch that draw and learn apart; a multiple of a mesh's devices
     capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
     prioritised: bool = False  # rows are drawn as (|TD error| + 1e-6)**alpha; of a categorical head: (KL + 1e-6)**alpha
     alpha: float = within(0.5, 0)  # that exponent
@@ -70,12 +70,12 @@ class Config(DeepConfig):
     tau: float = within(0.005, 0, 1)  # polyak: how much of the way it goes with every update
 
 
-def make(config: Config, spec: Spec, network: Network | None = None, head: heads.Head | None = None) -> Agent:
-    """The learner for these worlds, with the network and the head given, or those that the settings name."""
+def make(config: Config, spec: EnvSpec, network: Network | None = None, head: heads.Head | None = None) -> Agent:
+    """The learner for these envs, with the network and the head given, or those that the settings name."""
     head = head or head_of(config)
-    if spec.num_worlds % config.groups or config.batch_size % config.groups:
+    if spec.num_envs % config.groups or config.batch_size % config.groups:
         raise UserError(
-            f"groups is {config.groups}; it must divide the number of worlds ({spec.num_worlds}) and batch_size "
+            f"groups is {config.groups}; it must divide the number of envs ({spec.num_envs}) and batch_size "
             f"({config.batch_size})"
         )
     if config.anneal_updates and config.n_step_end > config.n_step:
@@ -153,7 +153,7 @@ def dqn(
     )
 
     def init(key, obs, hyper) -> State:
-        params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(blank_step(obs))
+        params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(zero_step(obs))
         followed = () if target == "none" else params
         return new_state(key, hyper, params=params, target=followed, opt_state=optimizer.init(params), data=ring)
 

@@ -9,7 +9,7 @@ from jaxql import planning, tabular
 from jaxql.agents.base import RunConfig, State, after, epsilon_greedy_on, epsilon_of, new_state, within
 from jaxql.agents.q_learning import states_of
 from jaxql.errors import UserError
-from jaxql.types import Agent, Network, Spec, Step
+from jaxql.types import Agent, EnvSpec, Network, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Config(RunConfig):
     test_every: int = within(100, 1)  # env steps between tests
 
 
-def make(config: Config, spec: Spec, network: Network | None = None, *, on: str) -> Agent:
+def make(config: Config, spec: EnvSpec, network: Network | None = None, *, on: str) -> Agent:
     """The agent that iterates `on` "values" or on "q_values"."""
     name = {"values": "value-iteration", "q_values": "q-iteration"}[on]
     if network is not None:
@@ -47,7 +47,7 @@ def iteration(num_states: int, num_actions: int, *, on: str) -> Agent:
 
     def observe(state: State, step: Step) -> State:
         counts = tabular.count(
-            state.data, step.obs, step.action, step.reward, step.terminated, step.next_obs, step.real
+            state.data, step.obs, step.action, step.reward, step.terminated, step.next_obs, step.valid
         )
         return after(state, step, data=counts)
 

@@ -24,8 +24,8 @@ from jaxql.errors import UserError
 from jaxql.keys import address
 from jaxql.networks import masked
 from jaxql.recurrent import restarted, unroll
-from jaxql.replay import blank_step
-from jaxql.types import Agent, Array, Network, Spec, Step
+from jaxql.replay import zero_step
+from jaxql.types import Agent, Array, EnvSpec, Network, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Rollout(NamedTuple):
     fresh: Array  # bool: that value is not known yet
 
 
-def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
-    """PQN for these worlds, with the network given or the one that the settings name."""
-    if config.updates % config.minibatches or spec.num_worlds * config.ticks % config.minibatches:
+def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent:
+    """PQN for these envs, with the network given or the one that the settings name."""
+    if config.updates % config.minibatches or spec.num_envs * config.ticks % config.minibatches:
         raise UserError(
             f"minibatches is {config.minibatches}; it must divide updates ({config.updates}) and the rows of a round "
-            f"({spec.num_worlds} * {config.ticks})"
+            f"({spec.num_envs} * {config.ticks})"
         )
     core = {} if config.core == "none" else dict(core=config.core, core_width=config.core_width)
     return pqn(
@@ -77,7 +77,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
 
     G_t = r_t + gamma ((1 - lambda) max_a q(s_{t+1}, a) + lambda G_{t+1}), with the values that were seen when acting;
     an epoch is `minibatches` updates over all rows in random order. Of a network with a memory a minibatch has all
-    rows of some worlds, which it sees in turn, from the memory with which the first of them was acted upon.
+    rows of some envs, which it sees in turn, from the memory with which the first of them was acted upon.
 
     Source: Gallici et al. (2024), algorithm 1, https://arxiv.org/abs/2407.04811
     """
@@ -88,12 +88,12 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key, obs, hyper) -> State:
-        params, row = network.init(address(key, INIT, 0, loops=True), obs), blank_step(obs)
+        params, row = network.init(address(key, INIT, 0, loops=True), obs), zero_step(obs)
         memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(network.apply, params, obs)[1])
-        if jax.tree.leaves(memory) and len(row.real) % minibatches:
+        if jax.tree.leaves(memory) and len(row.valid) % minibatches:
             raise UserError(
-                f"minibatches is {minibatches}; with a memory it must divide the number of worlds ({len(row.real)}), "
-                "for a world's rows stay together"
+                f"minibatches is {minibatches}; with a memory it must divide the number of envs ({len(row.valid)}), "
+                "for an env's rows stay together"
             )
         row = row._replace(next_obs=(), extra=(row.reward, memory))
         rows = jax.tree.map(lambda x: jnp.zeros((ticks, *x.shape), x.dtype), row)
@@ -111,7 +111,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         value, memory = step.extra
         row, slot = step._replace(next_obs=(), extra=(value, state.data.memory)), state.ticks % ticks
         rows = jax.tree.map(lambda store, x: store.at[slot].set(x), state.data.rows, row)
-        memory = restarted(memory, step.real)
+        memory = restarted(memory, step.valid)
         data = state.data._replace(rows=rows, last=step.next_obs, memory=memory, fresh=jnp.ones_like(state.data.fresh))
         return after(state, step, data=data)
 
@@ -130,27 +130,29 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         """Lambda-returns [T, B] of the rows in these slots, oldest first, and which of them count."""
         rows, hyper = jax.tree.map(lambda x: x[slots], state.data.rows._replace(obs=())), state.hyper
         values = jnp.concatenate([rows.extra[0][1:], state.data.value[None]])
-        reward, terminated, truncated, real = (x.T for x in (rows.reward, rows.terminated, rows.truncated, rows.real))
-        windows = bellman.lambda_windows(reward, terminated, truncated, real, hyper.discount, hyper.trace)
+        reward, terminated, truncated, valid_rows = (
+            x.T for x in (rows.reward, rows.terminated, rows.truncated, rows.valid)
+        )
+        windows = bellman.lambda_windows(reward, terminated, truncated, valid_rows, hyper.discount, hyper.trace)
         targets = bellman.lambda_returns(windows.reward, windows.discount, values.T, windows.trace)
         return targets.T, windows.valid.T
 
     def learn(state: State):
         state = valued(state)
         epoch, part = state.updates // minibatches, state.updates % minibatches
-        slots, worlds = (state.ticks + jnp.arange(ticks)) % ticks, state.data.rows.real.shape[1]
+        slots, envs = (state.ticks + jnp.arange(ticks)) % ticks, state.data.rows.valid.shape[1]
         targets, valid = returns(state, slots)
         remembers = bool(jax.tree.leaves(state.data.memory))
-        order = jax.random.permutation(address(state.key, LEARN, epoch), worlds if remembers else ticks * worlds)
+        order = jax.random.permutation(address(state.key, LEARN, epoch), envs if remembers else ticks * envs)
         mine = order.reshape(minibatches, -1)[part]
-        t, world = (jnp.arange(ticks), mine[:, None]) if remembers else jnp.divmod(mine, worlds)
-        rows = jax.tree.map(lambda x: x[slots[t], world], state.data.rows)  # [n, T, ...] or [n, ...]
-        target, weight = targets[t, world], valid[t, world].astype(targets.dtype)
+        t, env = (jnp.arange(ticks), mine[:, None]) if remembers else jnp.divmod(mine, envs)
+        rows = jax.tree.map(lambda x: x[slots[t], env], state.data.rows)  # [n, T, ...] or [n, ...]
+        target, weight = targets[t, env], valid[t, env].astype(targets.dtype)
 
         def loss(params):
             if remembers:
                 start = jax.tree.map(lambda x: x[:, 0], rows.extra[1])
-                q = unroll(network.apply, params, rows.obs, start, rows.real)[0]
+                q = unroll(network.apply, params, rows.obs, start, rows.valid)[0]
             else:
                 q = network.apply(params, rows.obs)[0]
             q = jnp.take_along_axis(q, rows.action[..., None], axis=-1)[..., 0]

@@ -16,8 +16,8 @@ from jaxql.agents.base import (
     within,
 )
 from jaxql.errors import UserError
-from jaxql.replay import blank_step
-from jaxql.types import Agent, Network, Spec, Step
+from jaxql.replay import zero_step
+from jaxql.types import Agent, EnvSpec, Network, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Config(RunConfig):
     initial_value: float = 0.0  # of every state-action pair
 
 
-def states_of(spec: Spec, name: str) -> int:
+def states_of(spec: EnvSpec, name: str) -> int:
     """The number of states, or one line that says why there is none."""
     if spec.num_states is None:
         raise UserError(f'{name} needs discrete observations (FrozenLake-v1, Taxi-v4, ...); for others use "dqn"')
     return spec.num_states
 
 
-def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
+def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent:
     """Q-learning on a table [S, A]; observations are indices of states."""
     if network is not None:
         raise UserError("q-learning keeps a table and takes no network; use dqn for one")
@@ -55,13 +55,13 @@ def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0)
 
     def init(key, obs, hyper) -> State:
         params = {"q_values": jnp.full((num_states, num_actions), float(initial_value))}
-        return new_state(key, hyper, params=params, data=blank_step(obs))
+        return new_state(key, hyper, params=params, data=zero_step(obs))
 
     def observe(state: State, step: Step) -> State:
         return after(state, step, data=step)
 
     def learn(state: State):
-        """Applies the worlds one after another: summed, the errors of many that meet in one (s, a) diverge."""
+        """Applies the envs one after another: summed, the errors of many that meet in one (s, a) diverge."""
         step = state.data
         discount = jnp.where(step.terminated, 0, state.hyper.discount)
         table, errors = tabular.q_learning_update(
@@ -71,7 +71,7 @@ def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0)
             step.reward,
             discount,
             step.next_obs,
-            step.real,
+            step.valid,
             learning_rate_of(state),
         )
         metrics = {"loss": jnp.mean(errors**2), "epsilon": epsilon_of(state)}

@@ -15,8 +15,8 @@ from jaxql.errors import UserError
 from jaxql.keys import address
 from jaxql.networks import masked
 from jaxql.recurrent import r2d2_loss, restarted, sequence, sequence_priority
-from jaxql.replay import Ring, blank_step, ordered, prioritised_replay, uniform_replay
-from jaxql.types import Agent, Network, Replay, Spec, Step
+from jaxql.replay import Ring, ordered, prioritised_replay, uniform_replay, zero_step
+from jaxql.types import Agent, EnvSpec, Network, Replay, Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Data(NamedTuple):
     memory: Any  # leaves [B, ...]
 
 
-def make(config: Config, spec: Spec, network: Network | None = None) -> Agent:
-    """The learner for these worlds, with the network given or the one that the settings name."""
+def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent:
+    """The learner for these envs, with the network given or the one that the settings name."""
     make_replay = prioritised_replay if config.prioritised else uniform_replay
     core = dict(core=config.core, core_width=config.core_width, dueling=config.dueling)
     view = functools.partial(sequence, n=config.n_step)
@@ -91,7 +91,7 @@ def r2d2(
         if not jax.tree.leaves(memory):
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), memory)
-        ring = replay.init(blank_step(obs)._replace(extra=start))
+        ring = replay.init(zero_step(obs)._replace(extra=start))
         data = Data(ring, start)
         return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=data)
 
@@ -101,7 +101,7 @@ def r2d2(
     def observe(state: State, step: Step) -> State:
         reward = jnp.sign(step.reward) if clip_rewards else step.reward
         ring = replay.add(state.data.ring, step._replace(reward=reward))
-        return after(state, step, data=Data(ring, restarted(step.extra, step.real)))
+        return after(state, step, data=Data(ring, restarted(step.extra, step.valid)))
 
     def learn(state: State):
         key, (ring, memory) = address(state.key, LEARN, state.updates), state.data
@@ -111,10 +111,10 @@ def r2d2(
             return r2d2_loss(params, state.target, batch, network.apply, burn_in=burn_in)
 
         (value, (td_errors, q_values)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        real = batch.real[:, burn_in:]
-        metrics = report(state, value, gradient, q_values, jnp.where(real, batch.weight[:, None], 0))
+        valid = batch.valid[:, burn_in:]
+        metrics = report(state, value, gradient, q_values, jnp.where(valid, batch.weight[:, None], 0))
         if replay.update is not None:
-            size = sequence_priority(td_errors, real, eta)
+            size = sequence_priority(td_errors, valid, eta)
             ring = replay.update(ring, batch.index, size, state.hyper.alpha)
         state = state._replace(data=Data(ordered(ring, value), memory))
         return follow(descend(state, gradient, optimizer), "hard"), metrics

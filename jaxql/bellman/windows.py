@@ -3,10 +3,10 @@
 Row t of T holds what happened after acting on observation t; observation t + 1 is its true successor, so that T rows
 speak of T + 1 observations. Rows under NEXT_STEP autoreset meet four boundaries:
 
-  terminated            stop; do not bootstrap. A lost life is one whose next row is real: the next row starts afresh.
+  terminated            stop; do not bootstrap. A lost life is one whose next row is valid: the next row starts afresh.
   truncated             stop; bootstrap from observation t + 1.
   the end of the rows   stop; bootstrap from observation T.
-  a row that is not real (a world resetting itself): starts nothing, extends nothing, and its contents never count.
+  a row that is not valid (an env resetting itself): starts nothing, extends nothing, and its contents never count.
 """
 
 from typing import NamedTuple
@@ -37,14 +37,14 @@ class LambdaStep(NamedTuple):
 
 
 @batched("T", "T", "T", "T")
-def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) -> NStep:
+def n_step_windows(reward, terminated, truncated, valid, n, gamma, partial=True) -> NStep:
     """n-step transitions [..., T]: sum_{i < m} gamma**i r_{t+i}, then gamma**m times the value of observation t + m.
 
     m is n, or less where the window first meets a boundary (see the module). With values v [T + 1] of the observations
     the n-step returns are `reward + discount * v[bootstrap]`.
 
     Args:
-      reward, terminated, truncated, real: [..., T] rows, oldest first; the last three are boolean.
+      reward, terminated, truncated, valid: [..., T] rows, oldest first; the last three are boolean.
       n: the most rows of a window, a positive Python integer.
       gamma: discount of one step, a number; it may be traced.
       partial: whether windows that only the end of the rows cuts short are valid.
@@ -62,7 +62,7 @@ def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) 
     [2. 2. 0. 5. 4.] [0.25 0.5  0.   0.25 0.5 ] [2 2 2 5 5] [ True  True False  True  True]
     """
     check_steps("n_step_windows", n)
-    reward, terminated, truncated, real = _rows(reward, terminated, truncated, real)
+    reward, terminated, truncated, valid = _rows(reward, terminated, truncated, valid)
     length, dtype = len(reward), jnp.result_type(reward, gamma, 1.0)  # the weak 1.0 turns integers into floats
     start = jnp.arange(length, dtype=jnp.int32)
     step = jnp.arange(n, dtype=jnp.int32)[None]
@@ -70,10 +70,10 @@ def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) 
     stored, row = row < length, jnp.minimum(row, length - 1)
     over = (terminated | truncated)[row]
     follows = jnp.concatenate([jnp.ones_like(over[:, :1]), ~over[:, :-1]], axis=1)
-    taken = jnp.cumprod(real[row] & stored & follows, axis=1).astype(bool)
+    taken = jnp.cumprod(valid[row] & stored & follows, axis=1).astype(bool)
     m = jnp.sum(taken, axis=1, dtype=jnp.int32)
     cut_short = (m < n) & (start + m == length) & ~jnp.any(taken & over, axis=1)
-    valid = real if partial else real & ~cut_short
+    valid = valid if partial else valid & ~cut_short
     gamma = jnp.asarray(gamma, dtype)
     total = jnp.sum(jnp.where(taken, gamma**step * reward[row], 0), axis=1)
     ended = jnp.any(taken & terminated[row], axis=1)
@@ -87,7 +87,7 @@ def n_step_windows(reward, terminated, truncated, real, n, gamma, partial=True) 
 
 
 @batched("T", "T", "T", "T", None, "T?")
-def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> LambdaStep:
+def lambda_windows(reward, terminated, truncated, valid, gamma, lambda_=1.0) -> LambdaStep:
     """Rewards, discounts and traces [..., T] with which recursions respect every boundary.
 
     With v_t [T], the values of observations 1 .. T, `lambda_returns(w.reward, w.discount, v_t, w.trace)` are the
@@ -95,7 +95,7 @@ def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> L
     returns, truncations inside the window included. Any function that takes a trace [T] can be fed so, rlax's too.
 
     Args:
-      reward, terminated, truncated, real: [..., T] rows, oldest first; the last three are boolean.
+      reward, terminated, truncated, valid: [..., T] rows, oldest first; the last three are boolean.
       gamma: discount of one step, a number; it may be traced.
       lambda_: the trace, a number or [..., T]; entry t weighs the return from row t + 1.
 
@@ -110,18 +110,18 @@ def lambda_windows(reward, terminated, truncated, real, gamma, lambda_=1.0) -> L
     >>> print(windows.reward, windows.discount, windows.trace)
     [1. 2. 0. 3. 4.] [0.5 0.5 0.  0.5 0. ] [0.75 0.   0.   0.75 0.  ]
     """
-    reward, terminated, truncated, real = _rows(reward, terminated, truncated, real)
+    reward, terminated, truncated, valid = _rows(reward, terminated, truncated, valid)
     dtype = jnp.result_type(reward, gamma, lambda_, 1.0)
-    continued = real & ~(terminated | truncated) & jnp.concatenate([real[1:], jnp.zeros_like(real[:1])])
+    continued = valid & ~(terminated | truncated) & jnp.concatenate([valid[1:], jnp.zeros_like(valid[:1])])
     return LambdaStep(
         reward=reward.astype(dtype),
-        discount=jnp.where(terminated | ~real, 0, jnp.asarray(gamma, dtype)),
+        discount=jnp.where(terminated | ~valid, 0, jnp.asarray(gamma, dtype)),
         trace=jnp.where(continued, jnp.asarray(lambda_, dtype), 0),
-        valid=real,
+        valid=valid,
     )
 
 
-def _rows(reward, terminated, truncated, real):
-    """The rows, flags as booleans, with no reward where a row is not real: there it may be anything, even NaN."""
-    terminated, truncated, real = (x.astype(bool) for x in (terminated, truncated, real))
-    return jnp.where(real, reward, 0), terminated, truncated, real
+def _rows(reward, terminated, truncated, valid):
+    """The rows, flags as booleans, with no reward where a row is not valid: there it may be anything, even NaN."""
+    terminated, truncated, valid = (x.astype(bool) for x in (terminated, truncated, valid))
+    return jnp.where(valid, reward, 0), terminated, truncated, valid

@@ -1,4 +1,4 @@
-"""Worlds: Gymnasium and Atari vector envs for the host, and worlds that are JAX programs themselves."""
+"""Envs: Gymnasium and Atari vector envs for the host, and envs that are JAX programs themselves."""
 
 import importlib
 import re
@@ -11,7 +11,7 @@ _HOMES = {
     "host": ("Episode", "HostEnv"),
     "seeding": ("episode_seed",),
     "small_worlds": ("cartpole", "deep_sea", "deep_sea_mdp", "memory"),
-    "worlds": ("World", "catch", "catch_mdp", "endless", "from_mdp", "on_host"),
+    "worlds": ("JaxEnv", "catch", "catch_mdp", "autoreset", "from_mdp", "on_host"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 __all__ = ["make", *_HOME]
@@ -32,40 +32,40 @@ def make(
     env_args: dict | None = None,
     render: bool = False,
     life_loss: bool = False,
-    first_world: int = 0,
+    first_env: int = 0,
     mesh=None,
     **atari_settings,
 ):
-    """B worlds: a `jaxql.envs.host.HostEnv` of a Gymnasium or Atari env, a `jaxql.envs.device.DeviceEnv` of a JAX one.
+    """B envs: a `jaxql.envs.host.HostEnv` of a Gymnasium or Atari env, a `jaxql.envs.device.DeviceEnv` of a JAX one.
 
     Args:
       env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`; `jax:cartpole`, `jax:catch`,
         `jax:deep-sea`, `jax:memory`, `gymnax:NAME`), a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv in
-        NEXT_STEP mode that accepts options={"reset_mask": ...}, or a `World`.
-      num_envs: B, the number of worlds.
-      seed, purpose: every episode has the seed `episode_seed(seed, purpose, world, episode)`. A sequence of S seeds
-        gives each B / S of the worlds, numbered from 0; arrays are then [S, B / S, ...].
+        NEXT_STEP mode that accepts options={"reset_mask": ...}, or a `JaxEnv`.
+      num_envs: B, the number of envs.
+      seed, purpose: every episode has the seed `episode_seed(seed, purpose, env, episode)`. A sequence of S seeds
+        gives each B / S of the envs, numbered from 0; arrays are then [S, B / S, ...].
       env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`; of ours
-        those of the function that makes the World; of gymnax parameters of the environment.
+        those of the function that makes the JaxEnv; of gymnax parameters of the environment.
       render: frames for `render()`.
       life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
-      first_world: global number of the first world, where several processes share a batch.
-      mesh: the `jax.sharding.Mesh` whose devices share the worlds, those of other processes too; see `HostEnv`.
+      first_env: global number of the first env, where several processes share a batch.
+      mesh: the `jax.sharding.Mesh` whose devices share the envs, those of other processes too; see `HostEnv`.
       **atari_settings: the same as env_args, for Atari.
 
     Raises:
       UserError: one line, for an unknown id, a space that is not supported, a wrong setting.
 
-    >>> worlds = make("CartPole-v1", 2)
-    >>> worlds.reset().shape, worlds.spec.num_actions
+    >>> envs = make("CartPole-v1", 2)
+    >>> envs.reset().shape, envs.spec.num_actions
     ((2, 4), 2)
-    >>> _, (obs, reward, terminated, truncated, real) = worlds.step((), [0, 1])
-    >>> reward.tolist(), real.tolist()
+    >>> _, (obs, reward, terminated, truncated, valid) = envs.step((), [0, 1])
+    >>> reward.tolist(), valid.tolist()
     ([1.0, 1.0], [True, True])
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise UserError(f"num_envs={num_envs!r}: the number of worlds is a whole number, 1 or greater")
-    seeding = dict(seed=seed, purpose=purpose, first_world=first_world, mesh=mesh)
+        raise UserError(f"num_envs={num_envs!r}: the number of envs is a whole number, 1 or greater")
+    seeding = dict(seed=seed, purpose=purpose, first_env=first_env, mesh=mesh)
     settings = {**(env_args or {}), **atari_settings}
     if _is_atari(env):
         return _atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **seeding)
@@ -103,7 +103,7 @@ def identify(env) -> tuple[str, list[str]]:
         return classic.name_of(env), []
     if not callable(env):
         raise UserError(
-            f"env={env!r}: it is an id, a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv or a World"
+            f"env={env!r}: it is an id, a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv or a JaxEnv"
         )
     probe = env()
     probe.close()

@@ -42,7 +42,7 @@ REFUSED = dict(
     reward_clipping="scores stay raw here: clip in the agent",
     continuous="Q-learning needs discrete actions",
     continuous_action_threshold="Q-learning needs discrete actions",
-    batch_size="all worlds step together",
+    batch_size="all envs step together",
     autoreset_mode="it is always NEXT_STEP",
 )
 
@@ -123,7 +123,7 @@ class Watchdog:
 class AtariEnv(HostEnv):
     """Games of ALE: observations [B, stack, 84, 84] uint8, newest frame last.
 
-    With life_loss=True `terminated` is also true when a life is lost; the next row is real and the game goes on, and
+    With life_loss=True `terminated` is also true when a life is lost; the next row is valid and the game goes on, and
     episodes are of full games. With render=True a second emulator plays along in colour.
     """
 
@@ -156,7 +156,7 @@ class AtariEnv(HostEnv):
         self._lives = lives
         return obs, reward, terminated, truncated, lost
 
-    def _reset_worlds(self, mask, seeds):
+    def _reset_envs(self, mask, seeds):
         how = {"seed": np.array(seeds), "options": None if mask.all() else {"reset_mask": mask}}
         with self._watchdog:
             obs, info = self._env.reset(**how)

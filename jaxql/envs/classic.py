@@ -103,11 +103,11 @@ def _first_line(error) -> str:
 
 
 def _check_given(env, id, num_envs):
-    """Refuses a vector env that does not fit, or cannot reset some worlds and leave the others alone."""
+    """Refuses a vector env that does not fit, or cannot reset some envs and leave the others alone."""
     if type(env.unwrapped).__module__.startswith("ale_py"):
         raise UserError(f"{id}: give an Atari game by its id, such as ALE/Pong-v5, and its settings in env_args")
     if env.num_envs != num_envs:
-        raise UserError(f"{id}: the vector env has {env.num_envs} worlds, but num_envs={num_envs}")
+        raise UserError(f"{id}: the vector env has {env.num_envs} envs, but num_envs={num_envs}")
     check_mode(env, id)
     if num_envs > 1 and not isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv) and not _masks_resets(env):
         raise UserError(
@@ -117,7 +117,7 @@ def _check_given(env, id, num_envs):
 
 
 def _masks_resets(env) -> bool:
-    """Whether a masked reset of world 0 leaves the others where one step took them."""
+    """Whether a masked reset of env 0 leaves the others where one step took them."""
     mask = np.arange(env.num_envs) == 0
     try:
         env.reset(seed=list(range(env.num_envs)))

@@ -1,4 +1,4 @@
-"""JAX worlds as a run drives them: whole chunks of rounds are compiled, world and agent in one program."""
+"""JAX envs as a run drives them: whole chunks of rounds are compiled, env and agent in one program."""
 
 import functools
 from collections.abc import Sequence
@@ -11,15 +11,15 @@ import numpy as np
 from jaxql import loop
 from jaxql.envs.host import Episode
 from jaxql.envs.seeding import check_seed, episode_seed
-from jaxql.envs.worlds import Endless, World, endless
+from jaxql.envs.worlds import AutoresetState, JaxEnv, autoreset
 from jaxql.errors import UserError
 from jaxql.types import MDP, Agent
 
 
-class Scored(NamedTuple):
-    """Worlds under way and the scores of their current episodes."""
+class EpisodeStats(NamedTuple):
+    """Envs under way and the scores of their current episodes."""
 
-    worlds: Endless
+    envs: AutoresetState
     returns: jax.Array  # [..., B]
     lengths: jax.Array  # [..., B]
 
@@ -34,16 +34,16 @@ class Log(NamedTuple):
 
 
 class DeviceEnv:
-    """B copies of a `World`, with what a run asks of a `HostEnv`; `compiled` plays many rounds at once.
+    """B copies of a `JaxEnv`, with what a run asks of a `HostEnv`; `compiled` plays many rounds at once.
 
-    A row is a function of (seed, purpose, how often `reset` was called, world, episode) and of the actions.
+    A row is a function of (seed, purpose, how often `reset` was called, env, episode) and of the actions.
 
     Args:
-      world: one episode.
+      env: one episode.
       num_envs: B, over all seeds.
       id: its name in messages.
       seed, purpose: see `jaxql.envs.make`; of a sequence of S seeds, arrays are [S, B / S, ...].
-      mdp: the same world as a model, where there is one.
+      mdp: the same env as a model, where there is one.
 
     >>> from jaxql.envs.worlds import catch
     >>> env = DeviceEnv(catch(rows=2), 3, "catch")
@@ -57,7 +57,7 @@ class DeviceEnv:
 
     def __init__(
         self,
-        world: World,
+        jax_env: JaxEnv,
         num_envs: int,
         id: str,
         *,
@@ -69,37 +69,37 @@ class DeviceEnv:
         groups = isinstance(seed, Sequence) and not isinstance(seed, str)
         self._seeds = [episode_seed(check_seed(each), purpose, 0, 0) for each in (seed if groups else [seed])]
         if not self._seeds or num_envs % len(self._seeds):
-            raise UserError(f"{id}: {num_envs} worlds cannot be split evenly among {len(self._seeds)} seeds")
-        self.spec = world.spec(num_envs // len(self._seeds))
-        begin, step = endless(world, self.spec.num_worlds)
+            raise UserError(f"{id}: {num_envs} envs cannot be split evenly among {len(self._seeds)} seeds")
+        self.spec = jax_env.spec(num_envs // len(self._seeds))
+        begin, step = autoreset(jax_env, self.spec.num_envs)
         self._begin, self._step = (jax.vmap(begin), jax.vmap(step)) if groups else (begin, step)
         self._begin, self._tick = jax.jit(self._begin), jax.jit(self.step)
         self._groups, self.state = groups, None
 
     def reset(self):
-        """Begins every world anew and returns the observations; `state` is what `step` takes first."""
+        """Begins every env anew and returns the observations; `state` is what `step` takes first."""
         keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), self._resets) for seed in self._seeds])
         self._resets += 1
-        worlds, obs = self._begin(keys if self._groups else keys[0])
-        returns = jnp.zeros(worlds.over.shape)
-        self.state = Scored(worlds, returns, returns.astype(jnp.int32))
+        envs, obs = self._begin(keys if self._groups else keys[0])
+        returns = jnp.zeros(envs.over.shape)
+        self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32))
         return obs
 
-    def step(self, env: Scored, action):
-        """One tick, as a pure function: see `jaxql.envs.worlds.endless`."""
-        worlds, row = self._step(env.worlds, action)
-        _, reward, *_, real = row
-        fresh = jnp.where(real, 1, 0)  # at a reset the scores of the episode before are dropped
-        return Scored(worlds, fresh * env.returns + reward, fresh * (env.lengths + 1)), row
+    def step(self, env: EpisodeStats, action):
+        """One tick, as a pure function: see `jaxql.envs.worlds.autoreset`."""
+        envs, row = self._step(env.envs, action)
+        _, reward, *_, valid = row
+        fresh = jnp.where(valid, 1, 0)  # at a reset the scores of the episode before are dropped
+        return EpisodeStats(envs, fresh * env.returns + reward, fresh * (env.lengths + 1)), row
 
     def tick(self, action, idle=None):
-        """One tick in NumPy, observations aside: (next_obs, reward, terminated, truncated, real)."""
+        """One tick in NumPy, observations aside: (next_obs, reward, terminated, truncated, valid)."""
         if self.state is None:
             raise UserError(f"{self.id}: call reset() before tick()")
         self.state, (obs, *rows) = self._tick(self.state, np.asarray(action, np.int32))
-        returns, lengths, (reward, terminated, truncated, real) = jax.device_get((*self.state[1:], rows))
+        returns, lengths, (reward, terminated, truncated, valid) = jax.device_get((*self.state[1:], rows))
         self._note(terminated | truncated, returns, lengths)
-        return obs, reward, terminated, truncated, real
+        return obs, reward, terminated, truncated, valid
 
     def take_episodes(self) -> list[Episode]:
         """The episodes that finished since the last call, in order."""
@@ -121,7 +121,7 @@ class DeviceEnv:
 
         @functools.partial(jax.jit, donate_argnums=0)
         def chunk(state, env, obs, warmup, rounds):
-            blank = (jnp.zeros((size, *x.shape), x.dtype) for x in (env.worlds.over, env.returns, env.lengths))
+            blank = (jnp.zeros((size, *x.shape), x.dtype) for x in (env.envs.over, env.returns, env.lengths))
             carry, plan = (state, (env, Log(jnp.int32(0), *blank)), obs), dict(ticks=ticks, updates=updates)
             scan = loop.bounded_scan(most_rounds)
             carry, metrics = loop.train(agent, logged, carry, warmup=warmup, rounds=rounds, **plan, scan=scan)
@@ -142,5 +142,5 @@ class DeviceEnv:
 
     def _note(self, over, returns, lengths):
         returns, lengths = returns.reshape(-1), lengths.reshape(-1)
-        for world in np.flatnonzero(over):
-            self._finished.append(Episode(int(world), float(returns[world]), int(lengths[world])))
+        for env_index in np.flatnonzero(over):
+            self._finished.append(Episode(int(env_index), float(returns[env_index]), int(lengths[env_index])))

@@ -1,20 +1,20 @@
-"""gymnax's environments as `World`s: an optional extra."""
+"""gymnax's environments as `JaxEnv`s: an optional extra."""
 
 import importlib
 
 import jax
 import jax.numpy as jnp
 
-from jaxql.envs.worlds import World
+from jaxql.envs.worlds import JaxEnv
 from jaxql.errors import UserError, nearest
 
 
-def from_gymnax(name_or_env, params=None) -> World:
-    """A gymnax 1.x environment as a `World`, its MinAtar games included.
+def from_gymnax(name_or_env, params=None) -> JaxEnv:
+    """A gymnax 1.x environment as a `JaxEnv`, its MinAtar games included.
 
     It steps and resets through `step_env` and `reset_env`, which do not reset by themselves, so that what follows a
     terminal step is the true last observation. Termination is what `step_env` reports. gymnax truncates where
-    `state.time`, which counts steps, reaches `params.max_steps_in_episode`: that is the step limit of the World, and a
+    `state.time`, which counts steps, reaches `params.max_steps_in_episode`: that is the step limit of the JaxEnv, and a
     termination at the limit is a termination.
 
     Args:
@@ -43,10 +43,10 @@ def from_gymnax(name_or_env, params=None) -> World:
 
     num_states = int(seen.n) if isinstance(seen, gymnax.environments.spaces.Discrete) else None
     limit = int(params.max_steps_in_episode)
-    return World(reset, step, int(actions.n), num_states, limit, observe=lambda state: state[0])
+    return JaxEnv(reset, step, int(actions.n), num_states, limit, observe=lambda state: state[0])
 
 
-def with_params(name: str, **changes) -> World:
+def with_params(name: str, **changes) -> JaxEnv:
     """`from_gymnax(name)` with some of its parameters changed."""
     env = _make(_gymnax(name), name)
     params = env.default_params

@@ -42,11 +42,11 @@ def adapt_observations(env: VectorEnv, id: str):
     return env, *_plain(space, env.num_envs)
 
 
-def _plain(space, num_worlds):
+def _plain(space, num_envs):
     """(convert, obs, num_states) of a Box or Discrete space."""
     if isinstance(space, spaces.Discrete):
         start = space.start
-        index = jax.ShapeDtypeStruct((num_worlds,), jnp.int32)
+        index = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
         return lambda obs: (np.asarray(obs) - start).astype(np.int32), index, int(space.n)
     wanted = jnp.result_type(float) if np.issubdtype(space.dtype, np.floating) else space.dtype
     dtype = jax.dtypes.canonicalize_dtype(wanted)
@@ -55,7 +55,7 @@ def _plain(space, num_worlds):
         with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
             return np.array(obs, dtype=dtype)
 
-    return convert, jax.ShapeDtypeStruct((num_worlds, *space.shape), dtype), None
+    return convert, jax.ShapeDtypeStruct((num_envs, *space.shape), dtype), None
 
 
 def _masked(space, env, id):

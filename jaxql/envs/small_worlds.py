@@ -1,4 +1,4 @@
-"""Small worlds of our own: CartPole as Gymnasium has it, Deep Sea to explore in, and one that takes a memory."""
+"""Small envs of our own: CartPole as Gymnasium has it, Deep Sea to explore in, and one that takes a memory."""
 
 import math
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.envs.worlds import World, to_mdp
+from jaxql.envs.worlds import JaxEnv, to_mdp
 from jaxql.errors import UserError
 from jaxql.types import MDP
 
@@ -15,15 +15,15 @@ CART, POLE, HALF_LENGTH = 1.0, 0.1, 0.5  # masses, and half the pole
 POSITION_LIMIT, ANGLE_LIMIT = 2.4, 12 * 2 * math.pi / 360
 
 
-def cartpole() -> World:
+def cartpole() -> JaxEnv:
     """A cart is pushed left (0) or right (1) under a pole; +1 a step, until the cart or the pole is out of bounds.
 
     A state is [position, velocity, angle, angular velocity] in the default float; the first is uniform in +-0.05. The
     limit of 500 steps truncates. Steps are Euler's, of Barto, Sutton & Anderson (1983), appendix, without friction,
     https://doi.org/10.1109/TSMC.1983.6313077, as in Gymnasium's CartPole-v1, whose observations are rounded to float32.
 
-    >>> world = cartpole()
-    >>> state, reward, terminated = world.step(None, jnp.zeros(4), 1)
+    >>> env = cartpole()
+    >>> state, reward, terminated = env.step(None, jnp.zeros(4), 1)
     >>> print([round(float(x), 3) for x in state], reward, terminated)
     [0.0, 0.195, 0.0, -0.293] 1.0 False
     """
@@ -40,18 +40,18 @@ def cartpole() -> World:
         state = state + SECONDS * jnp.stack([velocity, linear, turning, angular])
         return state, 1.0, (jnp.abs(state[0]) > POSITION_LIMIT) | (jnp.abs(state[2]) > ANGLE_LIMIT)
 
-    return World(reset=reset, step=step, num_actions=2, step_limit=500)
+    return JaxEnv(reset=reset, step=step, num_actions=2, step_limit=500)
 
 
-def deep_sea(size: int = 10, seed: int = 0) -> World:
+def deep_sea(size: int = 10, seed: int = 0) -> JaxEnv:
     """A diver sinks N rows, each step to the left or, for 0.01 / N, to the right; right from the last column: +1.
 
     Only to go right N times ends there: the best return is 0.99. Which of the two actions is right in a cell was drawn
     with `seed`, once. A state is the index row * N + column, S = N * (N + 1); an episode has N steps from state 0.
     After Osband et al. (2020), "Behaviour Suite for Reinforcement Learning", arXiv:1908.03568, section "deep sea".
 
-    >>> world = deep_sea(size=1)
-    >>> sorted(round(float(world.step(None, world.reset(None), action)[1]), 2) for action in (0, 1))
+    >>> env = deep_sea(size=1)
+    >>> sorted(round(float(env.step(None, env.reset(None), action)[1]), 2) for action in (0, 1))
     [0.0, 0.99]
     """
     if size < 1:
@@ -67,7 +67,7 @@ def deep_sea(size: int = 10, seed: int = 0) -> World:
         column = jnp.clip(column + jnp.where(right, 1, -1), 0, size - 1)
         return row * size + column, reward, row == size
 
-    return World(reset=reset, step=step, num_actions=2, num_states=(size + 1) * size)
+    return JaxEnv(reset=reset, step=step, num_actions=2, num_states=(size + 1) * size)
 
 
 def deep_sea_mdp(size: int = 10, seed: int = 0) -> MDP:
@@ -77,11 +77,11 @@ def deep_sea_mdp(size: int = 10, seed: int = 0) -> MDP:
     >>> round(float(planning.best_return(deep_sea_mdp(size=4))), 4)
     0.99
     """
-    world = deep_sea(size, seed)
-    return to_mdp(world, np.arange(world.num_states) == 0, num_over=size)
+    jax_env = deep_sea(size, seed)
+    return to_mdp(jax_env, np.arange(jax_env.num_states) == 0, num_over=size)
 
 
-def memory(length: int = 10) -> World:
+def memory(length: int = 10) -> JaxEnv:
     """A cue of -1 or 1 is shown at the start of a corridor of `length` cells, in whose last an action must match it.
 
     An episode has length + 1 steps: one at the cue, one in each cell. Action 1 matches the cue 1, action 0 the cue -1;
@@ -89,11 +89,11 @@ def memory(length: int = 10) -> World:
     corridor; the part of the corridor that lies ahead; 1 in the last cell, else 0]. After Osband et al. (2020),
     "Behaviour Suite for Reinforcement Learning", arXiv:1908.03568, experiment "memory_len".
 
-    >>> world = memory(length=2)
+    >>> env = memory(length=2)
     >>> state = jnp.array([1, 0])  # the cue 1, at the first step
     >>> for _ in range(3):
-    ...     print(world.observe(state))
-    ...     state, reward, terminated = world.step(None, state, 1)
+    ...     print(env.observe(state))
+    ...     state, reward, terminated = env.step(None, state, 1)
     [1. 1. 0.]
     [0.  0.5 0. ]
     [0. 0. 1.]
@@ -116,4 +116,4 @@ def memory(length: int = 10) -> World:
         cue, steps = state
         return jnp.stack([jnp.where(steps == 0, cue, 0), 1 - steps / length, steps == length]).astype(float)
 
-    return World(reset=reset, step=step, num_actions=2, observe=observe)
+    return JaxEnv(reset=reset, step=step, num_actions=2, observe=observe)

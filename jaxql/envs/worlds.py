@@ -1,4 +1,4 @@
-"""Worlds that are JAX programs: they run inside `jit`, `vmap` and `lax.scan`, and everything about them is known."""
+"""Envs that are JAX programs: they run inside `jit`, `vmap` and `lax.scan`, and everything about them is known."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.keys import address
-from jaxql.types import MDP, Spec
+from jaxql.types import MDP, EnvSpec
 
 
-class World(NamedTuple):
+class JaxEnv(NamedTuple):
     """One episode, as pure functions."""
 
     reset: Callable  # (key) -> state
@@ -22,18 +22,18 @@ class World(NamedTuple):
     step_limit: int | None = None  # the episode is truncated after so many steps
     observe: Callable = lambda state: state  # what the agent sees of a state
 
-    def spec(self, num_worlds: int) -> Spec:
-        """What an agent must know of `num_worlds` of these.
+    def spec(self, num_envs: int) -> EnvSpec:
+        """What an agent must know of `num_envs` of these.
 
         >>> catch().spec(8).obs
         ShapeDtypeStruct(shape=(8,), dtype=int32)
         """
         obs = jax.eval_shape(lambda key: self.observe(self.reset(key)), jax.random.key(0))
-        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_worlds, *x.shape), x.dtype), obs)
-        return Spec(obs=obs, num_actions=self.num_actions, num_worlds=num_worlds, num_states=self.num_states)
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape), x.dtype), obs)
+        return EnvSpec(obs=obs, num_actions=self.num_actions, num_envs=num_envs, num_states=self.num_states)
 
 
-def catch(rows: int = 6, columns: int = 5) -> World:
+def catch(rows: int = 6, columns: int = 5) -> JaxEnv:
     """A ball falls, one row a step, onto a paddle that moves left, stays or moves right; +1 if it is caught, else -1.
 
     A state is the index (row * columns + column of the ball) * columns + paddle, S = rows * columns**2. An episode has
@@ -52,27 +52,27 @@ def catch(rows: int = 6, columns: int = 5) -> World:
         reward = jnp.where(landed, jnp.where(paddle == column, 1.0, -1.0), 0.0)
         return (ball * columns + column) * columns + paddle, reward, landed
 
-    return World(reset=reset, step=step, num_actions=3, num_states=rows * columns**2)
+    return JaxEnv(reset=reset, step=step, num_actions=3, num_states=rows * columns**2)
 
 
 def catch_mdp(rows: int = 6, columns: int = 5) -> MDP:
     """`catch` as a model, for exact solutions; the last row, where episodes are over, loops onto itself unrewarded."""
-    world = catch(rows, columns)
-    start = np.zeros(world.num_states)
+    jax_env = catch(rows, columns)
+    start = np.zeros(jax_env.num_states)
     start[np.arange(columns) * columns + columns // 2] = 1 / columns
-    return to_mdp(world, start, num_over=columns**2)
+    return to_mdp(jax_env, start, num_over=columns**2)
 
 
-def to_mdp(world: World, start, num_over: int) -> MDP:
-    """A world of indices that draws nothing but its start, as a model; the last `num_over` states loop unrewarded.
+def to_mdp(jax_env: JaxEnv, start, num_over: int) -> MDP:
+    """An env of indices that draws nothing but its start, as a model; the last `num_over` states loop unrewarded.
 
     Args:
       start: [S] distribution of the first state.
       num_over: so many of the last states are where episodes are over.
     """
-    states, actions = np.indices((world.num_states, world.num_actions), dtype=np.int32)
-    successor, reward, ends = (np.array(x) for x in world.step(jax.random.key(0), states, actions))
-    over = states >= world.num_states - num_over
+    states, actions = np.indices((jax_env.num_states, jax_env.num_actions), dtype=np.int32)
+    successor, reward, ends = (np.array(x) for x in jax_env.step(jax.random.key(0), states, actions))
+    over = states >= jax_env.num_states - num_over
     return MDP(
         next_state=jnp.asarray(np.where(over, states, successor)[..., None], jnp.int32),
         probability=jnp.ones((*states.shape, 1)),
@@ -82,11 +82,11 @@ def to_mdp(world: World, start, num_over: int) -> MDP:
     )
 
 
-def from_mdp(mdp: MDP) -> World:
-    """The world that draws its first state from `mdp.start` and its transitions from `mdp.probability`.
+def from_mdp(mdp: MDP) -> JaxEnv:
+    """The env that draws its first state from `mdp.start` and its transitions from `mdp.probability`.
 
-    >>> world = from_mdp(catch_mdp(rows=2, columns=3))
-    >>> state, reward, terminated = world.step(jax.random.key(0), jnp.int32(4), jnp.int32(1))
+    >>> env = from_mdp(catch_mdp(rows=2, columns=3))
+    >>> state, reward, terminated = env.step(jax.random.key(0), jnp.int32(4), jnp.int32(1))
     >>> int(state), float(reward), bool(terminated)  # state 4: ball and paddle in the middle; 1: stay
     (13, 1.0, True)
     """
@@ -101,7 +101,7 @@ def from_mdp(mdp: MDP) -> World:
         next_state, reward, ends = (jnp.asarray(x)[drawn] for x in (mdp.next_state, mdp.reward, mdp.ends))
         return next_state.astype(jnp.int32), reward.astype(float), ends.astype(bool)
 
-    return World(reset, step, num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
+    return JaxEnv(reset, step, num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
 
 
 def _distribution(probability):
@@ -148,8 +148,8 @@ def _draw_alias(key, threshold, other):
     return jnp.where(place - cell < threshold[cell], cell, other[cell])
 
 
-class Endless(NamedTuple):
-    """B worlds under way, leaves [B, ...]."""
+class AutoresetState(NamedTuple):
+    """B envs under way, leaves [B, ...]."""
 
     state: jax.Array
     over: jax.Array  # resets itself at the next tick
@@ -158,54 +158,54 @@ class Endless(NamedTuple):
     key: jax.Array
 
 
-def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_terminates: bool = False):
-    """NEXT_STEP autoreset around `num_worlds` copies of a world, in the form that the loop drives.
+def autoreset(jax_env: JaxEnv, num_envs: int, step_limit: int | None = None, limit_terminates: bool = False):
+    """NEXT_STEP autoreset around `num_envs` copies of an env, in the form that the loop drives.
 
     Args:
-      world: one episode.
-      num_worlds: B.
-      step_limit: an episode is truncated after so many steps; None: the world's own limit; 0: never.
+      env: one episode.
+      num_envs: B.
+      step_limit: an episode is truncated after so many steps; None: the env's own limit; 0: never.
       limit_terminates: the limit counts as a termination instead: no value beyond it.
 
     Returns:
       (begin, env_step): begin(key) -> (env, obs [B, ...]); env_step(env, action [B]) -> (env, (next_obs, reward,
-      terminated, truncated, real)). A row is a function of the world's key, the episode's number and its actions.
+      terminated, truncated, valid)). A row is a function of the env's key, the episode's number and its actions.
 
-    >>> begin, env_step = endless(catch(rows=3), num_worlds=2)
+    >>> begin, env_step = autoreset(catch(rows=3), num_envs=2)
     >>> env, obs = begin(jax.random.key(0))
     >>> for _ in range(3):
-    ...     env, (obs, reward, terminated, truncated, real) = env_step(env, jnp.array([1, 1]))
-    ...     print(terminated, real)
+    ...     env, (obs, reward, terminated, truncated, valid) = env_step(env, jnp.array([1, 1]))
+    ...     print(terminated, valid)
     [False False] [ True  True]
     [ True  True] [ True  True]
     [False False] [False False]
     """
-    limit = world.step_limit if step_limit is None else step_limit
-    if num_worlds < 1 or (limit or 0) < 0:
-        raise UserError(f"endless: num_worlds={num_worlds} must be at least 1, step_limit={limit} at least 0")
+    limit = jax_env.step_limit if step_limit is None else step_limit
+    if num_envs < 1 or (limit or 0) < 0:
+        raise UserError(f"autoreset: num_envs={num_envs} must be at least 1, step_limit={limit} at least 0")
 
     def begin(key):
-        state = world.reset(address(key, 0, 0))
-        return Endless(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), world.observe(state)
+        state = jax_env.reset(address(key, 0, 0))
+        return AutoresetState(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), jax_env.observe(state)
 
     def step(env, action):
         episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
-        key = address(env.key, episode, clock)  # clock is 0 where a world resets itself, and only there
-        played, reward, terminated = world.step(key, env.state, action)
-        fresh = world.reset(key)
+        key = address(env.key, episode, clock)  # clock is 0 where an env resets itself, and only there
+        played, reward, terminated = jax_env.step(key, env.state, action)
+        fresh = jax_env.reset(key)
         state = jax.tree.map(lambda new, old: jnp.where(env.over, new, old), fresh, played)
         late = (clock == limit) & ~env.over if limit else jnp.bool_(False)
         terminated = ~env.over & terminated | late & limit_terminates
         truncated = late & ~terminated
         reward = jnp.where(env.over, 0, reward).astype(float)
-        after = Endless(state, terminated | truncated, clock, episode, env.key)
-        return after, (world.observe(state), reward, terminated, truncated, ~env.over)
+        after = AutoresetState(state, terminated | truncated, clock, episode, env.key)
+        return after, (jax_env.observe(state), reward, terminated, truncated, ~env.over)
 
-    return lambda key: jax.vmap(begin)(jax.random.split(key, num_worlds)), jax.vmap(step)
+    return lambda key: jax.vmap(begin)(jax.random.split(key, num_envs)), jax.vmap(step)
 
 
 def on_host(env_step, env):
-    """The same worlds as an emulator has them: mutable, and NumPy. An `env_step` whose own `env` is ()."""
+    """The same envs as an emulator has them: mutable, and NumPy. An `env_step` whose own `env` is ()."""
     env_step = jax.jit(env_step)
 
     def step(_, action):

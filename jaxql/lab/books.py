@@ -21,8 +21,8 @@ class Books:
     Args:
       agent: of one seed, compiled.
       config: its settings.
-      env: the worlds, for their `mdp`.
-      make_env: makes the test worlds.
+      env: the envs, for their `mdp`.
+      make_env: makes the test envs.
       files: the RunFiles of its folder.
       callback: called with every row of metrics; what it says may end the run.
       show: called with (row, seconds), to show them to a person.
@@ -68,8 +68,8 @@ class Books:
             )
         for episode in self.played:
             self.episodes += 1
-            self.recent.append(episode.ret)
-            self.fresh.append(episode.ret)
+            self.recent.append(episode.return_)
+            self.fresh.append(episode.return_)
         self.parts, self.played = [], []
         self.over = self.settle(state) or self.env_steps >= self.config.steps
         self.rounds = self.chunk()
@@ -102,7 +102,7 @@ class Books:
         return mean > self.config.solved_at if self.config.solved_strictly else mean >= self.config.solved_at
 
     def test(self, state) -> None:
-        """Plays full episodes with epsilon 0 in worlds of their own, and keeps the parameters if they are the best."""
+        """Plays full episodes with epsilon 0 in envs of their own, and keeps the parameters if they are the best."""
         if self.test_env is None:
             self.test_env = self.make_env(self.config.test_episodes, seed=self.seed, purpose="test")
         key = jax.random.fold_in(jax.random.key(self.seed), 0x7E57 + self.tests)

@@ -10,11 +10,11 @@ from jaxql import planning
 from jaxql.errors import UserError
 from jaxql.types import Agent
 
-STEP_CAP = 27_000  # env steps a world: the 108,000 frames of Atari's customary limit
+STEP_CAP = 27_000  # env steps an env: the 108,000 frames of Atari's customary limit
 
 
 class Evaluation(NamedTuple):
-    """Raw returns of full episodes, each played in a world of its own."""
+    """Raw returns of full episodes, each played in an env of its own."""
 
     returns: np.ndarray  # [episodes]
     lengths: np.ndarray  # [episodes]
@@ -37,20 +37,20 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: int = STEP_CAP) -> Evaluation:
-    """Plays one full episode in every world of `env`, a HostEnv, and leaves the others waiting until all are done.
+    """Plays one full episode in every env of `env`, a HostEnv, and leaves the others waiting until all are done.
 
     Args:
       agent: its `policy` is used.
       params: of the policy.
-      env: worlds without life-loss ends, so that episodes are full games.
+      env: envs without life-loss ends, so that episodes are full games.
       key: of the policy's random numbers (ties, epsilon).
       epsilon: probability of a random action.
       step_cap: an episode that is still going on after so many steps is cut, and counted as capped.
     """
-    obs, memory, worlds = env.reset(), (), env.spec.num_worlds
+    obs, memory, num_envs = env.reset(), (), env.spec.num_envs
     env.take_episodes()
-    going, capped = np.ones(worlds, bool), np.zeros(worlds, bool)
-    returns, lengths, played = np.zeros(worlds), np.zeros(worlds, int), []
+    going, capped = np.ones(num_envs, bool), np.zeros(num_envs, bool)
+    returns, lengths, played = np.zeros(num_envs), np.zeros(num_envs, int), []
     for tick in range(step_cap):
         action, memory = _act(agent.policy, params, obs, memory, key, tick, epsilon)
         action = np.asarray(action)  # also waits until obs has been read: its memory may be the emulator's
@@ -62,7 +62,7 @@ def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: 
         going &= ~(terminated | truncated)
         if not going.any():
             break
-    actions, rewards = (np.stack(x, axis=1) for x in zip(*played, strict=True))  # [worlds, ticks]
+    actions, rewards = (np.stack(x, axis=1) for x in zip(*played, strict=True))  # [envs, ticks]
     stories = {(actions[w, :n].tobytes(), rewards[w, :n].tobytes()) for w, n in enumerate(lengths)}
     return Evaluation(returns, lengths, capped | going, len(stories))
 

@@ -73,7 +73,7 @@ class Run:
 
 
 class EnvMaker:
-    """Makes worlds of one env: (num_envs, *, seed, purpose, render=False, life_loss=False) -> HostEnv."""
+    """Makes envs of one env: (num_envs, *, seed, purpose, render=False, life_loss=False) -> HostEnv."""
 
     def __init__(self, env, env_args: dict[str, Any]):
         self.env, self.env_args = env, env_args
@@ -84,7 +84,7 @@ class EnvMaker:
         if isinstance(env, VectorEnv) and purpose != "train":  # the one that was given is busy training
             spec = getattr(env.unwrapped, "envs", [env])[0].spec
             if spec is None:
-                raise UserError(f"{self.id}: no spec to make test worlds from; pass a callable instead")
+                raise UserError(f"{self.id}: no spec to make test envs from; pass a callable instead")
             env = functools.partial(gymnasium.make, spec)
         return envs.make(env, num_envs, purpose=purpose, env_args=self.env_args, **options)
 

@@ -61,8 +61,8 @@ def train(
 
     Args:
       agent: a name in `jaxql.agents.REGISTRY`, the "module:name" of an `Entry` elsewhere, an `Entry`, or an `Agent`.
-      env: an env id, a callable that makes a Gymnasium env, a `World`, or a vector env in NEXT_STEP mode, whose worlds
-        are split evenly among the seeds. Rounds with JAX worlds are compiled whole.
+      env: an env id, a callable that makes a Gymnasium env, a `JaxEnv`, or a vector env in NEXT_STEP mode, whose envs
+        are split evenly among the seeds. Rounds with JAX envs are compiled whole.
       seed: of everything random. The same seed gives the same metrics.csv on a CPU.
       seeds: above 1, the seeds `seed`, `seed` + 1, ... are trained in one compiled program, each as if alone, and their
         Runs are returned as a list. A seed that is solved stops being written about; the others go on.
@@ -88,7 +88,7 @@ def train(
     make_env = EnvMaker(env, env_args or {})
     if isinstance(env, VectorEnv):
         if env.num_envs % seeds:
-            raise UserError(f"{make_env.id}: its {env.num_envs} worlds cannot be split evenly among {seeds} seeds")
+            raise UserError(f"{make_env.id}: its {env.num_envs} envs cannot be split evenly among {seeds} seeds")
         settings["num_envs"] = env.num_envs // seeds
     config = agents.settings(entry, make_env.id, preset, **settings)
     layout = dict(seed=every if seeds > 1 else seed, purpose="train", life_loss=config.life_loss)
@@ -161,9 +161,9 @@ def _settings_line(config) -> str:
 
 
 class Training:
-    """Runs in progress: one loop over the worlds of all seeds, and the books of each seed, all on the host.
+    """Runs in progress: one loop over the envs of all seeds, and the books of each seed, all on the host.
 
-    Chunks of different seeds end at different rounds, for resets differ, and rows that are not real do not count. The
+    Chunks of different seeds end at different rounds, for resets differ, and rows that are not valid do not count. The
     loop stops wherever a chunk of any seed ends, so that every seed's books are kept where they are kept alone.
     """
 
@@ -188,7 +188,7 @@ class Training:
         return (lambda row, seconds: self.newest.update({i: row})) if self.many else self.progress.update
 
     def player(self):
-        """play(carry, warmup, rounds) -> (carry, metrics): compiled whole for JAX worlds, turn by turn for others."""
+        """play(carry, warmup, rounds) -> (carry, metrics): compiled whole for JAX envs, turn by turn for others."""
         plan = dict(ticks=self.config.ticks, updates=self.config.updates)
         if isinstance(self.env, DeviceEnv):
             most = self.books[0].chunk()  # the rounds of a chunk without warmup while there are steps enough
@@ -255,7 +255,7 @@ class Training:
             its_metrics, its_episodes = metrics, episodes
             if self.many:
                 its_metrics = jax.tree.map(lambda x, i=i: x[:, :, i], metrics)
-                its_episodes = [episode for episode in episodes if episode.world // self.config.num_envs == i]
+                its_episodes = [episode for episode in episodes if episode.env_index // self.config.num_envs == i]
             self.books[i].take(rounds, its_metrics, its_episodes)
 
     def close_chunk(self, i: int, state, last: bool = False) -> None:

@@ -105,7 +105,7 @@ def record(
     """Plays whole episodes and writes every frame, the first and the final one of each included.
 
     Args:
-      env: host env of one world made with `render=True`; it is reset first, and left open.
+      env: host env of one env made with `render=True`; it is reset first, and left open.
       policy: `(params, obs, memory, key, epsilon) -> (action [1], memory)`; it is jitted here.
       key: tick t draws from `fold_in(key, t)`.
       max_steps: stop after so many env steps although the last episode goes on.
@@ -115,10 +115,10 @@ def record(
       {"episodes": finished ones, "returns": their raw scores, "frames": frames written}
 
     Raises:
-      UserError: as `write_video`; several worlds; an env that gives no frames; episodes or max_steps below 1.
+      UserError: as `write_video`; several envs; an env that gives no frames; episodes or max_steps below 1.
     """
-    if env.spec.num_worlds != 1:
-        raise UserError(f"recording needs an env of one world, this one has {env.spec.num_worlds}: use num_envs=1")
+    if env.spec.num_envs != 1:
+        raise UserError(f"recording needs an env of one env, this one has {env.spec.num_envs}: use num_envs=1")
     if episodes < 1 or (max_steps is not None and max_steps < 1):
         raise UserError(f"episodes={episodes}, max_steps={max_steps}: both must be at least 1")
     returns: list[float] = []
@@ -143,12 +143,12 @@ def _play(
     yield _render(env)
     for tick in itertools.count():
         action, memory = policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
-        token, (obs, _, _, _, real) = env.step(token, action)
-        if bool(np.asarray(real)[0]):
+        token, (obs, _, _, _, valid) = env.step(token, action)
+        if bool(np.asarray(valid)[0]):
             steps += 1
-        else:  # the tick on which the world reset itself
+        else:  # the tick on which the env reset itself
             memory = start
-        returns.extend(float(episode.ret) for episode in env.take_episodes())
+        returns.extend(float(episode.return_) for episode in env.take_episodes())
         yield _render(env)
         if len(returns) >= episodes or steps == max_steps:
             return

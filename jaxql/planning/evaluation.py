@@ -118,11 +118,11 @@ def policy_values(mdp, policy, discount):
     stirs = average(policy, tree_sum(mdp.probability * (mdp.reward != 0))) > 0
     quiet = ~may_reach(stirs)
     ending = average(policy, tree_sum(jnp.where(mdp.ends, mdp.probability, 0))) > 0
-    endless = ~may_reach(ending | quiet)
-    settled = (discount == 1) & (quiet | endless)  # their rows of I - P would be singular
+    autoreset = ~may_reach(ending | quiet)
+    settled = (discount == 1) & (quiet | autoreset)  # their rows of I - P would be singular
     system = jnp.eye(len(states)) - jnp.where(settled[:, None], 0, discount * matrix)
     values = jnp.linalg.solve(system, jnp.where(settled, 0, reward))
-    return jnp.where((discount == 1) & (may_reach(endless)), jnp.nan, values)
+    return jnp.where((discount == 1) & (may_reach(autoreset)), jnp.nan, values)
 
 
 _evaluate = jax.jit(policy_values)

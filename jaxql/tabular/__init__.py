@@ -1,15 +1,15 @@
 """Learning in tables: counts of transitions, the empirical model they give, and table updates, as pure functions.
 
-Shapes: B worlds, S states, A actions, T rows. Everything runs under `jit` and `vmap`; states and actions are indices.
-Worlds are applied one after another, each to the table that the last one left: errors of worlds that meet in one
-(s, a), if summed, multiply the learning rate by their number and diverge. Rows that are not `real` (a world resetting
+Shapes: B envs, S states, A actions, T rows. Everything runs under `jit` and `vmap`; states and actions are indices.
+Envs are applied one after another, each to the table that the last one left: errors of envs that meet in one
+(s, a), if summed, multiply the learning rate by their number and diverge. Rows that are not `valid` (an env resetting
 itself) may hold anything and change no value.
 
 >>> import jax.numpy as jnp
 >>> q, n = jnp.zeros((2, 1)), jnp.zeros((2, 1), int)  # rate 1/n: the value is the mean of what was seen
->>> state, action, reward, real = jnp.array([0, 0]), jnp.array([0, 0]), jnp.array([1.0, 2.0]), jnp.array([True, True])
->>> n, nth = visit(n, state, action, real)
->>> q, errors = q_learning_update(q, state, action, reward, 0.0, state, real, one_over_n()(nth))
+>>> state, action, reward, valid = jnp.array([0, 0]), jnp.array([0, 0]), jnp.array([1.0, 2.0]), jnp.array([True, True])
+>>> n, nth = visit(n, state, action, valid)
+>>> q, errors = q_learning_update(q, state, action, reward, 0.0, state, valid, one_over_n()(nth))
 >>> q.tolist(), errors.tolist()
 ([[1.5], [0.0]], [1.0, 1.0])
 """

@@ -1,6 +1,6 @@
 """Counts of transitions, and the empirical model they give.
 
-Shapes: B worlds, S states, A actions; states and actions are indices.
+Shapes: B envs, S states, A actions; states and actions are indices.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from jaxql.types import MDP, Array
 
 
 class Counts(NamedTuple):
-    """What was seen of a world, by (state, action, next state)."""
+    """What was seen of an env, by (state, action, next state)."""
 
     transitions: Array  # [S, A, S] int32, how often
     rewards: Array  # [S, A, S] their sum
@@ -32,25 +32,25 @@ def empty_counts(num_states: int, num_actions: int) -> Counts:
     return Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.result_type(float)), jnp.zeros(shape, jnp.int32))
 
 
-def count(counts: Counts, state, action, reward, terminated, next_state, real) -> Counts:
-    """Adds the transitions of B worlds, [B] each or scalars; worlds that meet add up.
+def count(counts: Counts, state, action, reward, terminated, next_state, valid) -> Counts:
+    """Adds the transitions of B envs, [B] each or scalars; envs that meet add up.
 
-    Rows that are not `real` (a world resetting itself) are ignored. Only `terminated` counts as an end: a truncated
+    Rows that are not `valid` (an env resetting itself) are ignored. Only `terminated` counts as an end: a truncated
     episode merely stopped being watched.
 
     Source: Jaksch, Ortner & Auer (2010), figure 1, steps 2 and 3, https://jmlr.org/papers/v11/jaksch10a.html
 
-    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
+    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, valid=True)
     >>> int(seen.transitions[0, 0, 1]), float(seen.rewards[0, 0, 1]), int(seen.ends[0, 0, 1])
     (1, 3.0, 1)
     """
-    row, real = tuple(map(jnp.asarray, (state, action, next_state))), jnp.asarray(real, bool)
-    check_places(counts.transitions.shape[:2], real, state=row[0], action=row[1], next_state=row[2])
-    earned = jnp.where(real, jnp.asarray(reward), 0).astype(counts.rewards.dtype)
+    row, valid = tuple(map(jnp.asarray, (state, action, next_state))), jnp.asarray(valid, bool)
+    check_places(counts.transitions.shape[:2], valid, state=row[0], action=row[1], next_state=row[2])
+    earned = jnp.where(valid, jnp.asarray(reward), 0).astype(counts.rewards.dtype)
     return Counts(
-        transitions=counts.transitions.at[row].add(real.astype(jnp.int32)),
+        transitions=counts.transitions.at[row].add(valid.astype(jnp.int32)),
         rewards=counts.rewards.at[row].add(earned),
-        ends=counts.ends.at[row].add((real & jnp.asarray(terminated, bool)).astype(jnp.int32)),
+        ends=counts.ends.at[row].add((valid & jnp.asarray(terminated, bool)).astype(jnp.int32)),
     )
 
 
@@ -76,7 +76,7 @@ def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=N
     https://jmlr.org/papers/v11/jaksch10a.html; the optimistic model: Brafman & Tennenholtz (2002),
     https://jmlr.org/papers/v3/brafman02a.html
 
-    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
+    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, valid=True)
     >>> empirical_mdp(seen).probability[0, 0].tolist()
     [0.0, 0.0, 0.0, 1.0]
     """

@@ -22,7 +22,7 @@ def dyna_q_update(q, counts: Counts, key, discount, learning_rate, steps: int) -
     http://incompleteideas.net/book/the-book-2nd.html
 
     >>> from jaxql.tabular import count, empty_counts
-    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, real=True)
+    >>> seen = count(empty_counts(2, 1), state=0, action=0, reward=3.0, terminated=True, next_state=1, valid=True)
     >>> q, errors = dyna_q_update(jnp.zeros((2, 1)), seen, jax.random.key(0), 0.9, 0.5, steps=2)
     >>> q.tolist(), errors.tolist()
     ([[2.25], [0.0]], [3.0, 1.5])

@@ -10,11 +10,11 @@ from jaxql.tabular.rows import check_places
 from jaxql.types import Array
 
 
-def visit(visits, state, action, real) -> tuple[Array, Array]:
-    """Counts visits [S, A] of B worlds, one after another: worlds that meet in one pair are its n-th, (n+1)-th visit.
+def visit(visits, state, action, valid) -> tuple[Array, Array]:
+    """Counts visits [S, A] of B envs, one after another: envs that meet in one pair are its n-th, (n+1)-th visit.
 
-    Args: `visits` [S, A] integers; `state`, `action`, `real` [B] or scalars.
-    Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `real`.
+    Args: `visits` [S, A] integers; `state`, `action`, `valid` [B] or scalars.
+    Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `valid`.
 
     Source: Sutton & Barto (2018), the n of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -24,11 +24,11 @@ def visit(visits, state, action, real) -> tuple[Array, Array]:
     """
 
     def one_world(visits, row):
-        state, action, real = row
-        visits = visits.at[state, action].add(real.astype(visits.dtype))
-        return visits, jnp.where(real, visits[state, action], 1).astype(jnp.int32)
+        state, action, valid = row
+        visits = visits.at[state, action].add(valid.astype(visits.dtype))
+        return visits, jnp.where(valid, visits[state, action], 1).astype(jnp.int32)
 
-    rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(real, bool))
+    rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(valid, bool))
     check_places(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
         return one_world(jnp.asarray(visits), rows)

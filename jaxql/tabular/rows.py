@@ -1,30 +1,30 @@
-"""The rows that B worlds hand to a table, checked."""
+"""The rows that B envs hand to a table, checked."""
 
 import jax.numpy as jnp
 
 from jaxql.bellman.core import check_index, checking
 
 
-def rows_of(table, real, state, **others) -> tuple:
-    """`real`, `state` and the others in their order, as [B] each; all but `state` may be one number for all worlds.
+def rows_of(table, valid, state, **others) -> tuple:
+    """`valid`, `state` and the others in their order, as [B] each; all but `state` may be one number for all envs.
 
-    A row that is not real may hold anything; under `jaxql.bellman.checked` it is handed on as zeros, which pass.
+    A row that is not valid may hold anything; under `jaxql.bellman.checked` it is handed on as zeros, which pass.
 
     Raises: ValueError for a column of another shape, and for a table of integers, which would round every step to 0.
     """
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         raise ValueError(f"the table is {table.dtype}; one that learns holds floats")
-    columns = {name: _indexing(x) for name, x in (dict(real=jnp.asarray(real, bool), state=state) | others).items()}
+    columns = {name: _indexing(x) for name, x in (dict(valid=jnp.asarray(valid, bool), state=state) | others).items()}
     shape = columns["state"].shape
     if len(shape) != 1:
-        raise ValueError(f"state has shape {shape}; it needs [B], an index for each world")
+        raise ValueError(f"state has shape {shape}; it needs [B], an index for each env")
     for name, x in columns.items():
         if x.shape not in ((), shape):
             raise ValueError(f"{name} has shape {x.shape}; it needs {shape}, as state, or one number for all")
     spread = {name: jnp.broadcast_to(x, shape) for name, x in columns.items()}
     if checking():
-        spread = {name: jnp.where(spread["real"], x, jnp.zeros_like(x)) for name, x in spread.items()}
-    check_places(table.shape[-2:], spread["real"], **{x: spread[x] for x in ("state", "next_state") if x in spread})
+        spread = {name: jnp.where(spread["valid"], x, jnp.zeros_like(x)) for name, x in spread.items()}
+    check_places(table.shape[-2:], spread["valid"], **{x: spread[x] for x in ("state", "next_state") if x in spread})
     return tuple(spread.values())
 
 
@@ -34,7 +34,7 @@ def _indexing(x):
     return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
 
 
-def check_places(shape, real, **indices) -> None:
-    """Under `jaxql.bellman.checked`: states, and actions, of real rows must be some of the [S, A] = `shape`."""
+def check_places(shape, valid, **indices) -> None:
+    """Under `jaxql.bellman.checked`: states, and actions, of valid rows must be some of the [S, A] = `shape`."""
     for name, x in indices.items():
-        check_index(f"{name}: an index", jnp.where(real, x, 0), shape[name.endswith("action")])
+        check_index(f"{name}: an index", jnp.where(valid, x, 0), shape[name.endswith("action")])

@@ -17,23 +17,23 @@ def watkins_q_lambda_update(
     discount,
     next_state,
     next_action,
-    real,
+    valid,
     learning_rate,
     lambda_,
     *,
     replacing=False,
 ) -> tuple[Array, Array, Array]:
-    """One step of Watkins' Q(lambda) from each of B worlds: the trace ends where an action explores.
+    """One step of Watkins' Q(lambda) from each of B envs: the trace ends where an action explores.
 
     error = r + discount * max q[s'] - q[s, a];  e[s, a] += 1 (`replacing`: = 1);  q += learning_rate * error * e;
     e *= discount * lambda_ if q[s', a'] was maximal, else 0.
 
-    Worlds have a trace each and are applied one after another. Past a termination the discount of 0 ends a trace; so
-    does a row that is not `real`, which is what follows a truncation.
+    Envs have a trace each and are applied one after another. Past a termination the discount of 0 ends a trace; so
+    does a row that is not `valid`, which is what follows a truncation.
 
-    Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `real`
+    Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `valid`
     [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
-    Returns: the new q and traces, and the TD errors [B], 0 where not `real`.
+    Returns: the new q and traces, and the TD errors [B], 0 where not `valid`.
     Raises: ValueError for a column or traces of another shape, and for a table of integers.
 
     Source: Sutton & Barto (2018), equations 12.5 and 12.7 for action values, with the maximum as bootstrap,
@@ -47,13 +47,13 @@ def watkins_q_lambda_update(
     """
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
     rows |= dict(next_action=next_action, learning_rate=learning_rate, lambda_=lambda_)
-    return _traced(q, traces, real, rows, replacing, cut=True)
+    return _traced(q, traces, valid, rows, replacing, cut=True)
 
 
 def naive_q_lambda_update(
-    q, traces, state, action, reward, discount, next_state, real, learning_rate, lambda_, *, replacing=False
+    q, traces, state, action, reward, discount, next_state, valid, learning_rate, lambda_, *, replacing=False
 ) -> tuple[Array, Array, Array]:
-    """One step of naive Q(lambda) from each of B worlds: as Watkins', but exploring does not end the trace.
+    """One step of naive Q(lambda) from each of B envs: as Watkins', but exploring does not end the trace.
 
     Simpler, and no longer off-policy: what follows an exploratory action counts. With a single action it is TD(lambda).
     Arguments, results and errors as in `watkins_q_lambda_update`, which needs `next_action` too.
@@ -69,23 +69,23 @@ def naive_q_lambda_update(
     """
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
     rows |= dict(next_action=action, learning_rate=learning_rate, lambda_=lambda_)  # a' does not count
-    return _traced(q, traces, real, rows, replacing, cut=False)
+    return _traced(q, traces, valid, rows, replacing, cut=False)
 
 
-def _traced(q, traces, real, rows, replacing, cut):
+def _traced(q, traces, valid, rows, replacing, cut):
     q, traces = jnp.asarray(q), jnp.asarray(traces)
-    rows = rows_of(q, real, **rows)
+    rows = rows_of(q, valid, **rows)
     if traces.shape != (len(rows[0]), *q.shape) or traces.dtype != q.dtype:
         raise ValueError(f"traces is {traces.dtype} {traces.shape}; it needs {q.dtype} {(len(rows[0]), *q.shape)}")
 
     def one_world(q, carried):
-        trace, (real, s, a, r, discount, s2, a2, rate, lambda_) = carried
-        error = jnp.where(real, bellman.q_learning(q[s], a, r, discount, q[s2]), 0)
+        trace, (valid, s, a, r, discount, s2, a2, rate, lambda_) = carried
+        error = jnp.where(valid, bellman.q_learning(q[s], a, r, discount, q[s2]), 0)
         trace = trace.at[s, a].set(1 if replacing else trace[s, a] + 1)
-        moved = q + (jnp.where(real, rate * error, 0) * trace).astype(q.dtype)
-        goes_on = real & (q[s2, a2] == jnp.max(q[s2])) if cut else real  # judged before the update, as a' was chosen
+        moved = q + (jnp.where(valid, rate * error, 0) * trace).astype(q.dtype)
+        goes_on = valid & (q[s2, a2] == jnp.max(q[s2])) if cut else valid  # judged before the update, as a' was chosen
         trace = jnp.where(goes_on, discount * lambda_ * trace, 0).astype(traces.dtype)
-        return jnp.where(real, moved, q), (trace, error.astype(q.dtype))
+        return jnp.where(valid, moved, q), (trace, error.astype(q.dtype))
 
     q, (traces, errors) = jax.lax.scan(one_world, q, (traces, rows))
     return q, traces, errors

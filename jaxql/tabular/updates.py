@@ -1,4 +1,4 @@
-"""Table updates of B worlds, applied one after another."""
+"""Table updates of B envs, applied one after another."""
 
 import jax
 import jax.numpy as jnp
@@ -10,28 +10,28 @@ from jaxql.tabular.rows import rows_of
 from jaxql.types import Array
 
 
-def _in_turn(table, error_of, pair_of, real, learning_rate, **columns) -> tuple[Array, Array]:
-    """The table after table[pair] += rate * error, row by row, and the errors; a row not real may hold anything."""
+def _in_turn(table, error_of, pair_of, valid, learning_rate, **columns) -> tuple[Array, Array]:
+    """The table after table[pair] += rate * error, row by row, and the errors; a row not valid may hold anything."""
     table = jnp.asarray(table)
 
     def one_world(table, carried):
-        real, *row, rate = carried
-        error = jnp.where(real, error_of(table, *row), 0)
-        step = jnp.where(real, rate * error, 0)  # without it XLA may fuse product and sum, which rounds differently
+        valid, *row, rate = carried
+        error = jnp.where(valid, error_of(table, *row), 0)
+        step = jnp.where(valid, rate * error, 0)  # without it XLA may fuse product and sum, which rounds differently
         return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
 
-    return jax.lax.scan(one_world, table, rows_of(table, real, **columns, learning_rate=learning_rate))
+    return jax.lax.scan(one_world, table, rows_of(table, valid, **columns, learning_rate=learning_rate))
 
 
-def q_learning_update(q, state, action, reward, discount, next_state, real, learning_rate) -> tuple[Array, Array]:
-    """One step of Q-learning from each of B worlds: q[s, a] += learning_rate * (r + discount * max q[s'] - q[s, a]).
+def q_learning_update(q, state, action, reward, discount, next_state, valid, learning_rate) -> tuple[Array, Array]:
+    """One step of Q-learning from each of B envs: q[s, a] += learning_rate * (r + discount * max q[s'] - q[s, a]).
 
-    The worlds are applied one after another, each to the table that the last one left: errors of worlds that meet in
+    The envs are applied one after another, each to the table that the last one left: errors of envs that meet in
     one (s, a), if summed, multiply the learning rate by their number and diverge.
 
-    Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `real` [B]; `discount` [B] or scalar: gamma, or 0 past
-    a termination; `learning_rate` [B] or scalar. Rows that are not `real` change nothing.
-    Returns: the new q, and the TD errors [B], 0 where not `real`.
+    Args: `q` [S, A]; `state`, `action`, `reward`, `next_state`, `valid` [B]; `discount` [B] or scalar: gamma, or 0 past
+    a termination; `learning_rate` [B] or scalar. Rows that are not `valid` change nothing.
+    Returns: the new q, and the TD errors [B], 0 where not `valid`.
     Raises: ValueError for a column of another shape, and for a table of integers.
 
     Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html; Watkins & Dayan
@@ -46,13 +46,13 @@ def q_learning_update(q, state, action, reward, discount, next_state, real, lear
         return bellman.q_learning(q[s], a, r, d, q[s2])
 
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
-    return _in_turn(q, error_of, _pair, real, learning_rate, **rows)
+    return _in_turn(q, error_of, _pair, valid, learning_rate, **rows)
 
 
 def sarsa_update(
-    q, state, action, reward, discount, next_state, next_action, real, learning_rate
+    q, state, action, reward, discount, next_state, next_action, valid, learning_rate
 ) -> tuple[Array, Array]:
-    """One step of SARSA from each of B worlds: q[s, a] += learning_rate * (r + discount * q[s', a'] - q[s, a]).
+    """One step of SARSA from each of B envs: q[s, a] += learning_rate * (r + discount * q[s', a'] - q[s, a]).
 
     Arguments, results and errors as in `q_learning_update`; `next_action` [B] is the action that will be taken in s'.
 
@@ -68,7 +68,7 @@ def sarsa_update(
         return bellman.sarsa(q[s], a, r, d, q[s2], a2)
 
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
-    return _in_turn(q, error_of, _pair, real, learning_rate, **rows, next_action=next_action)
+    return _in_turn(q, error_of, _pair, valid, learning_rate, **rows, next_action=next_action)
 
 
 def epsilon_greedy_probabilities(q, epsilon) -> Array:
@@ -90,7 +90,7 @@ def epsilon_greedy_probabilities(q, epsilon) -> Array:
 
 
 def expected_sarsa_update(
-    q, state, action, reward, discount, next_state, real, learning_rate, epsilon
+    q, state, action, reward, discount, next_state, valid, learning_rate, epsilon
 ) -> tuple[Array, Array]:
     """One step of expected SARSA: q[s, a] += learning_rate * (r + discount * sum_b pi(b|s') q[s', b] - q[s, a]).
 
@@ -109,18 +109,18 @@ def expected_sarsa_update(
         return bellman.expected_sarsa(q[s], a, r, d, q[s2], epsilon_greedy_probabilities(q[s2], epsilon))
 
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
-    return _in_turn(q, error_of, _pair, real, learning_rate, **rows, epsilon=epsilon)
+    return _in_turn(q, error_of, _pair, valid, learning_rate, **rows, epsilon=epsilon)
 
 
 def double_q_learning_update(
-    q, key, state, action, reward, discount, next_state, real, learning_rate
+    q, key, state, action, reward, discount, next_state, valid, learning_rate
 ) -> tuple[Array, Array]:
     """One step of double Q-learning on two tables: q_i[s, a] += rate * (r + discount * q_j[s', argmax q_i[s']] - ...).
 
-    A coin for each world chooses the table i that learns; the other, j, evaluates its choice. Act on q[0] + q[1].
+    A coin for each env chooses the table i that learns; the other, j, evaluates its choice. Act on q[0] + q[1].
 
     Args: `q` [2, S, A]; `key` of the B coins; the rest, and errors, as in `q_learning_update`.
-    Returns: the new q [2, S, A], and the TD errors [B], 0 where not `real`.
+    Returns: the new q [2, S, A], and the TD errors [B], 0 where not `valid`.
 
     Source: Sutton & Barto (2018), equation 6.10, http://incompleteideas.net/book/the-book-2nd.html; van Hasselt (2010),
     algorithm 1, https://proceedings.neurips.cc/paper/2010/hash/091d584fced301b442654dd8c23b3fc9-Abstract.html
@@ -139,21 +139,21 @@ def double_q_learning_update(
         return coin, s, a
 
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
-    return _in_turn(q, error_of, learner, real, learning_rate, **rows, coin=coin)
+    return _in_turn(q, error_of, learner, valid, learning_rate, **rows, coin=coin)
 
 
 def n_step_q_learning_update(
-    q, state, action, reward, terminated, truncated, real, n, gamma, learning_rate
+    q, state, action, reward, terminated, truncated, valid, n, gamma, learning_rate
 ) -> tuple[Array, Array]:
-    """n-step Q-learning over T rows of B worlds: the target is r_t + ... + gamma**m max q[s_{t+m}], m <= n.
+    """n-step Q-learning over T rows of B envs: the target is r_t + ... + gamma**m max q[s_{t+m}], m <= n.
 
     Windows stop at every boundary that `n_step_windows` knows, the end of the rows included, and do not correct for
-    exploration within. Rows are applied in the order of time, the worlds of a row one after another.
+    exploration within. Rows are applied in the order of time, the envs of a row one after another.
 
     Args: `q` [S, A]; `state` [B, T + 1], the last being the successor of the last row; `action`, `reward`,
-    `terminated`, `truncated`, `real` [B, T]; `n` a positive Python integer; `gamma` a number; `learning_rate` a number
+    `terminated`, `truncated`, `valid` [B, T]; `n` a positive Python integer; `gamma` a number; `learning_rate` a number
     or [B, T].
-    Returns: the new q, and the TD errors [B, T], 0 where not `real`.
+    Returns: the new q, and the TD errors [B, T], 0 where not `valid`.
     Raises: ValueError for n below 1, for rows, states or actions of another shape, and for a table of integers.
 
     Source: Sutton & Barto (2018), equations 7.4 and 7.5 with the maximum as bootstrap,
@@ -165,7 +165,7 @@ def n_step_q_learning_update(
     >>> print(errors)
     [[3. 4.]]
     """
-    windows = n_step_windows(reward, terminated, truncated, real, n, gamma)
+    windows = n_step_windows(reward, terminated, truncated, valid, n, gamma)
     state, action = _columns(windows.valid, state=(state, 1), action=(action, 0))
     arrive = jnp.take_along_axis(state, windows.bootstrap, axis=-1)
     rows = state[:, :-1], action, windows.reward, windows.discount, arrive, windows.valid
@@ -173,12 +173,12 @@ def n_step_q_learning_update(
 
 
 def n_step_sarsa_update(
-    q, state, action, reward, terminated, truncated, real, n, gamma, learning_rate
+    q, state, action, reward, terminated, truncated, valid, n, gamma, learning_rate
 ) -> tuple[Array, Array]:
-    """n-step SARSA over T rows of B worlds: the target is r_t + ... + gamma**m q[s_{t+m}, a_{t+m}], m <= n.
+    """n-step SARSA over T rows of B envs: the target is r_t + ... + gamma**m q[s_{t+m}, a_{t+m}], m <= n.
 
     As `n_step_q_learning_update`, but `action` is [B, T + 1]: the last one is what will be done in the last state. Past
-    a truncation the action counts that was chosen in the final state, the one of the row that resets the world.
+    a truncation the action counts that was chosen in the final state, the one of the row that resets the env.
 
     Source: Sutton & Barto (2018), equation 7.4, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -189,7 +189,7 @@ def n_step_sarsa_update(
     >>> print(errors)
     [[3. 4.]]
     """
-    windows = n_step_windows(reward, terminated, truncated, real, n, gamma)
+    windows = n_step_windows(reward, terminated, truncated, valid, n, gamma)
     state, action = _columns(windows.valid, state=(state, 1), action=(action, 1))
     arrive, act = (jnp.take_along_axis(x, windows.bootstrap, axis=-1) for x in (state, action))
     rows = state[:, :-1], action[:, :-1], windows.reward, windows.discount, arrive, act, windows.valid
@@ -199,7 +199,7 @@ def n_step_sarsa_update(
 def _columns(rows, **columns):
     """Arrays of columns given as (values, how many they have more than the rows [B, T]); others raise ValueError."""
     if rows.ndim != 2:
-        raise ValueError(f"reward has shape {rows.shape}; it needs [B, T], the rows of each world")
+        raise ValueError(f"reward has shape {rows.shape}; it needs [B, T], the rows of each env")
     for name, (x, more) in columns.items():
         want = rows.shape[0], rows.shape[1] + more
         if np.shape(x) != want:
