@@ -19,13 +19,12 @@ if TYPE_CHECKING:
         mesh as mesh,
         networks as networks,
         planning as planning,
-        recurrent as recurrent,
         replay as replay,
         tabular as tabular,
         truth as truth,
         types as types,
     )
-    from jaxql.agents import REGISTRY as REGISTRY, Entry as Entry
+    from jaxql.agents import REGISTRY as REGISTRY, AgentEntry as AgentEntry
     from jaxql.errors import UserError as UserError
     from jaxql.lab.runs import Run as Run, open_run as open_run
     from jaxql.lab.training import train as train
@@ -40,9 +39,9 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning recurrent replay"
+    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning replay"
     " tabular truth types",
-    ".agents": "REGISTRY Entry",
+    ".agents": "REGISTRY AgentEntry",
     ".errors": "UserError",
     ".lab.runs": "Run open_run",
     ".lab.training": "train",

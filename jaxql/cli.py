@@ -9,12 +9,9 @@ import os
 import sys
 from typing import Annotated, Any
 
+from jaxql.agents.registry import REGISTRY
 from jaxql.errors import UserError, nearest
 
-AGENTS = (  # the registry's, for help without importing jax
-    "value-iteration q-iteration q-learning dqn pqn r2d2 "
-    "double-dqn dueling-dqn per-dqn noisy-dqn c51 qr-dqn iqn munchausen-dqn rainbow data-efficient-rainbow btr bbf"
-).split()
 COMMANDS = ("train", "evaluate", "record")
 HELP = """usage: jaxql COMMAND ...
 
@@ -93,7 +90,7 @@ def _subject(argv: list[str], options: type, command: str, what: str) -> tuple[s
     """The first argument, an AGENT or a RUN, and the rest; help is shown where it is asked for instead."""
     if any(word in ("-h", "--help") for word in argv[:1]):
         if command == "train":
-            print(f"agents: {', '.join(AGENTS)}\n")
+            print(f"agents: {', '.join(REGISTRY)}\n")
         _parse(options, ["--help"], f"{command} {what}")
     if not argv or argv[0].startswith("-"):
         raise UserError(f"{what} is missing: jaxql {command} {what} ...; see jaxql {command} --help")
@@ -118,7 +115,7 @@ def _parse(options: type, argv: list[str], prog: str, default: Any = None):
 def _flags(options: type) -> list[str]:
     names = []
     for field in dataclasses.fields(options):
-        nested = dataclasses.is_dataclass(field.default) or field.name == "settings"
+        nested = dataclasses.is_dataclass(field.default)
         names += _flags(type(field.default)) if nested else [f"--{field.name.replace('_', '-')}"]
     return names
 
@@ -145,20 +142,24 @@ def _train(argv: list[str]) -> int:
 
     from jaxql import agents, envs
     from jaxql.lab import memory, training
+    from jaxql.lab.settings import settings
 
     memory.keep_freed_memory()
     entry = agents.entry_of(name)
     env, preset = _value_of(argv, "--env"), _value_of(argv, "--preset")
-    defaults = agents.settings(entry, envs.identify(env)[0] if env else "", preset)
-    options = dataclasses.make_dataclass(
-        "Options", [("settings", Annotated[entry.config, OmitArgPrefixes], defaults)], bases=(Train,), frozen=True
-    )
+    defaults = settings(entry, envs.identify(env)[0] if env else "", preset)
+    parts = [
+        (part, Annotated[type(values), OmitArgPrefixes], values)
+        for part, values in zip(("algorithm", "run"), defaults, strict=True)
+    ]
+    options = dataclasses.make_dataclass("Options", parts, bases=(Train,), frozen=True)
     options.__doc__ = Train.__doc__
     given = _parse(options, argv, f"train {name}")
     changes = {
-        field.name: getattr(given.settings, field.name)
-        for field in dataclasses.fields(defaults)
-        if getattr(given.settings, field.name) != getattr(defaults, field.name)
+        field.name: getattr(values, field.name)
+        for values, default in zip((given.algorithm, given.run), defaults, strict=True)
+        for field in dataclasses.fields(default)
+        if getattr(values, field.name) != getattr(default, field.name)
     }
     done = training.train(
         name,

@@ -4,7 +4,7 @@ Shapes: B envs, A actions, S states, K successors of a state-action pair, T slot
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 
@@ -43,7 +43,7 @@ class Sequence(NamedTuple):
     action: Array  # [N, L]
     reward: Array  # [N, L] discounted sum over the m <= n steps taken
     discount: Array  # [N, L] gamma**m, or 0 past a termination
-    bootstrap: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
+    bootstrap_index: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
     valid: Array  # [N, L] a row that is not does not count, and memory restarts after it
     memory: Any  # [N, ...] before the first observation
     weight: Array  # [N] importance of the sequence in the loss; 0 where nothing valid could be drawn
@@ -57,6 +57,48 @@ class Replay(NamedTuple):
     add: Callable  # (ring, Step) -> ring
     sample: Callable  # (ring, key, N, gamma, beta=0., n=None) -> Transition, weighed by its odds to the power -beta
     update: Callable | None = None  # (ring, index, td_errors or losses, alpha) -> ring; None where draws are uniform
+
+
+class Backup(NamedTuple):
+    """The answer of a backup; see `jaxql.losses.backups`. None stands for zeros."""
+
+    policy: Array  # [N, A] at next_obs
+    shift: Array | None = None  # [N, A] added to the value of each next action
+    bonus: Array | None = None  # [N] added to the reward
+
+
+class BackupRule(Protocol):
+    """What a target is: the answer to the action values around a transition."""
+
+    def __call__(self, values: Any, /) -> Backup:
+        """Returns the backup; `values` is a `jaxql.losses.backups.ActionValues`."""
+        ...
+
+
+class FullQuantiles(NamedTuple):
+    """The output of a network that proposes fractions 0 = edges_0 < edges_1 < ... < edges_K = 1."""
+
+    values: Array  # [N, A, K] the quantile function at the midpoints between edges
+    edges: Array  # [N, K + 1]
+    at_edges: Array  # [N, A, K - 1] the quantile function at the inner edges
+
+
+class Head(NamedTuple):
+    """What a network's output says of an action: how it becomes a value, a target and a loss.
+
+    An output is an array or a tuple of arrays with a leading axis [N].
+    """
+
+    outputs: int | None  # numbers that the network gives for each action; None: one, without an axis of its own
+    q_values: Callable[[Any], Array]  # (output) -> [N, A] what is maximised; illegal actions, all -inf, are worth -inf
+    target: Callable[
+        [Any, Backup, Array, Array], Any
+    ]  # (output at next_obs, backup, reward [N], discount [N]) -> target
+    loss: Callable[[Any, Array, Any], Array]  # (output at obs, action [N], target) -> [N]
+    mean: Callable[[Any], Array] | None = None  # (output) -> [N, A] expected returns, where q_values measure risk
+    priority: Callable[[Any, Array, Any], Array] | None = None  # (as `loss`) -> [N]; None: the TD errors
+    fractions: int = 0  # above 0: the network evaluates quantiles at so many fractions
+    proposes: bool = False  # the network proposes these fractions; else it draws them
 
 
 class Network(NamedTuple):

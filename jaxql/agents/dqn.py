@@ -2,272 +2,248 @@
 
 import dataclasses
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jaxql import heads
-from jaxql.agents.base import (
+from jaxql import losses
+from jaxql.agents import presets
+from jaxql.agents.config import bounded
+from jaxql.agents.deep import DeepConfig, network_of, optimizer_of
+from jaxql.agents.registry import AgentEntry
+from jaxql.agents.schedules import annealed_horizon, any_in_batch, beta_of, updates_since_reset
+from jaxql.agents.state import (
     INIT,
     LEARN,
     LEARN_DRAWS,
     RESET,
+    Hyper,
     State,
-    after,
-    annealed_horizon,
-    anywhere,
-    beta_of,
+    count_step,
     epsilon_greedy_on,
-    grouped_gradient,
     new_state,
-    updates_since_reset,
-    within,
 )
-from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
+from jaxql.agents.updates import apply_gradient, scan_updates, sharded_gradient, update_metrics, update_target
 from jaxql.errors import UserError
 from jaxql.keys import address
-from jaxql.networks import masked, shrunk
-from jaxql.replay import ordered, prioritised_replay, uniform_replay, zero_step
-from jaxql.types import Agent, EnvSpec, Network, Replay, Step
+from jaxql.losses import backups, heads
+from jaxql.networks import shrink_and_perturb, with_action_mask
+from jaxql.replay import after_read, prioritised_replay, uniform_replay, without_priorities, zero_step
+from jaxql.types import Agent, Array, BackupRule, EnvSpec, Head, Network, Replay, Step
 
-Heads = Literal[
-    "scalar", "munchausen", "categorical", "quantile", "implicit-quantile", "munchausen-implicit-quantile", "hl-gauss"
-]
+Backups = Literal["greedy", "double", "expected-sarsa", "persistent", "advantage", "soft", "munchausen"]
+Heads = Literal["scalar", "categorical", "quantile", "implicit-quantile", "full-quantile", "hl-gauss", "two-hot"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DeepConfig):
-    """Settings of the deep Q learner; `variants.NAMED` has those of the papers."""
+    """Settings of the deep Q learner; `presets.VARIANTS` has those of the papers."""
 
+    backup: Backups = "greedy"  # the target rule
+    head: Heads = "scalar"  # the meaning of the network's output
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
-    head: Heads = "scalar"  # what the network says of an action
-    atoms: int = within(51, 1)  # of a distributional head: atoms, quantiles, fractions or bins
-    v_min: float = within(-10.0, -math.inf)  # the least return of a categorical or hl-gauss head
-    v_max: float = within(10.0, -math.inf)  # the greatest
-    munchausen_temperature: float = within(0.03, 1e-9)  # of a munchausen head
-    munchausen_alpha: float = within(0.9, 0)  # its share of the log-policy in the reward
-    double: bool = False  # the online network selects the next action, the target network evaluates it
-    n_step: int = within(1, 1)  # steps of reward before the bootstrap
-    anneal_updates: int = within(0, 0)  # updates from the start or a reset in which n falls from n_step to ...
-    n_step_end: int = within(1, 1)  # ... this, and gamma rises from discount to ...
-    discount_end: float = within(0.997, 0, 1)  # ... this, both exponentially; anneal_updates 0 keeps them constant
-    reset_every_updates: int = within(0, 0)  # updates between resets of network, target and optimiser; 0 for none
-    reset_keep: float = within(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
-    loss: Literal["huber", "squared"] = "huber"
-    batch_size: int = within(32, 1)
-    groups: int = within(1, 1)  # parts of envs and batch that draw and learn apart; a multiple of a mesh's devices
-    capacity: int = within(100_000, 1, 2**31 - 1)  # rows of replay
-    prioritised: bool = False  # rows are drawn as (|TD error| + 1e-6)**alpha; of a categorical head: (KL + 1e-6)**alpha
-    alpha: float = within(0.5, 0)  # that exponent
-    beta: float = within(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1 ...
-    beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
-    adam_epsilon: float = within(1e-8, 0)
+    num_atoms: int = bounded(51, 1)  # atoms, quantiles, fractions or bins of a distributional head
+    v_min: float = bounded(-10.0, -math.inf)  # the least return of a categorical, hl-gauss or two-hot head
+    v_max: float = bounded(10.0, -math.inf)  # the greatest return of these heads
+    temperature: float = bounded(0.03, 1e-9)  # of the soft and munchausen backups
+    munchausen_alpha: float = bounded(0.9, 0)  # share of the log-policy in the reward (munchausen backup)
+    sarsa_epsilon: float = bounded(0.01, 0, 1)  # epsilon of the policy that the expected-sarsa backup averages over
+    persistence: float = bounded(0.1, 0, 1)  # probability of repeating the action (persistent backup)
+    action_gap: float = bounded(0.9, 0, 1)  # scale of the bonus (advantage backup)
+    n_step: int = bounded(1, 1)  # steps of reward before the bootstrap
+    horizon_anneal_updates: int = bounded(0, 0)  # updates in which n falls and gamma rises; 0 keeps both constant
+    n_step_end: int = bounded(1, 1)  # n at the end of that, which starts anew after a reset
+    discount_end: float = bounded(0.997, 0, 1)  # gamma at the end of that
+    reset_every_updates: int = bounded(0, 0)  # updates between resets of network, target and optimiser; 0 for none
+    reset_keep: float = bounded(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
+    loss: Literal["huber", "squared"] = "huber"  # of the TD errors of a scalar head
+    batch_size: int = bounded(32, 1)  # transitions of an update
+    shards: int = bounded(1, 1)  # parts of envs and batch that draw and learn apart; a multiple of a mesh's devices
+    capacity: int = bounded(100_000, 1, 2**31 - 1)  # rows of replay
+    prioritised: bool = False  # rows are drawn by their errors; a categorical head's are divergences
+    priority_exponent: float = bounded(0.5, 0)  # rows are drawn as (|error| + 1e-6) to this power
+    beta: float = bounded(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1
+    beta_steps: int = bounded(1_000_000, 1)  # env steps in which beta rises
+    adam_epsilon: float = bounded(1e-8, 0)  # added to the root of Adam's second moment
     target: Literal["hard", "polyak", "none"] = "hard"  # how the target network follows the online one
-    target_period_updates: int = within(500, 1)  # hard: updates between copies
-    tau: float = within(0.005, 0, 1)  # polyak: how much of the way it goes with every update
+    target_period_updates: int = bounded(500, 1)  # hard: updates between copies
+    tau: float = bounded(0.005, 0, 1)  # polyak: share of the way that it moves at every update
 
 
-def make(config: Config, spec: EnvSpec, network: Network | None = None, head: heads.Head | None = None) -> Agent:
-    """The learner for these envs, with the network and the head given, or those that the settings name."""
+def make(
+    config: Config,
+    spec: EnvSpec,
+    network: Network | None = None,
+    head: Head | None = None,
+    backup: BackupRule | None = None,
+) -> Agent:
+    """Returns the learner for these envs, with the network, head and backup given or those that the settings name.
+
+    Raises:
+      UserError: settings that do not fit each other or the envs.
+    """
     head = head or head_of(config)
-    if spec.num_envs % config.groups or config.batch_size % config.groups:
+    if spec.num_envs % config.shards or config.batch_size % config.shards:
         raise UserError(
-            f"groups is {config.groups}; it must divide the number of envs ({spec.num_envs}) and batch_size "
+            f"shards is {config.shards}; it must divide the number of envs ({spec.num_envs}) and batch_size "
             f"({config.batch_size})"
         )
-    if config.anneal_updates and config.n_step_end > config.n_step:
+    if config.horizon_anneal_updates and config.n_step_end > config.n_step:
         raise UserError(
             f"n_step_end is {config.n_step_end}; n falls, so it must be at most n_step, which is {config.n_step}"
         )
     make_replay = prioritised_replay if config.prioritised else uniform_replay
-    outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
     return dqn(
-        network or network_of(config, spec, **outputs),
-        make_replay(config.capacity, config.n_step, spec.stack, groups=config.groups),
+        network or network_of(config, spec, **network_variant(config, head)),
+        make_replay(config.capacity, config.n_step, spec.stack, shards=config.shards),
         head,
+        backup or backup_of(config),
+        gradient_steps=config.gradient_steps,
         batch_size=config.batch_size,
-        groups=config.groups,
-        double=config.double,
-        penalty={"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss],
+        shards=config.shards,
         optimizer=optimizer_of(config, optax.scale_by_adam(eps=config.adam_epsilon)),
         target=config.target,
         clip_rewards=config.clip_rewards,
-        draws=config.noisy or head.fractions > 0,
-        anneals=config.anneal_updates > 0,
+        draws=config.noisy or head.fractions > 0 and not head.proposes,
+        anneals=config.horizon_anneal_updates > 0,
         resets=config.reset_every_updates > 0,
     )
 
 
-def head_of(config: Config) -> heads.Head:
-    """The head that the settings name."""
+def network_variant(config: Config, head: Head) -> dict[str, Any]:
+    """Returns what a head and the settings ask of `jaxql.networks.make_network`."""
+    return dict(
+        outputs=head.outputs,
+        fractions=head.fractions,
+        proposes=head.proposes,
+        dueling=config.dueling,
+        noisy=config.noisy,
+    )
+
+
+def backup_of(config: Config) -> BackupRule:
+    """Returns the backup that the settings name."""
+    return {
+        "greedy": lambda: backups.greedy,
+        "double": lambda: backups.double,
+        "expected-sarsa": lambda: backups.expected_sarsa(config.sarsa_epsilon),
+        "persistent": lambda: backups.persistent(config.persistence),
+        "advantage": lambda: backups.advantage(config.action_gap),
+        "soft": lambda: backups.soft(config.temperature),
+        "munchausen": lambda: backups.munchausen(config.temperature, config.munchausen_alpha),
+    }[config.backup]()
+
+
+def head_of(config: Config) -> Head:
+    """Returns the head that the settings name.
+
+    Raises:
+      UserError: v_min is not below v_max, or `loss` is not the head's.
+    """
     if config.v_min >= config.v_max:
         raise UserError(f"v_min is {config.v_min} and v_max {config.v_max}; v_min must be less")
-    if config.head.startswith("munchausen") and config.double:
-        raise UserError(f"the {config.head} head averages over a policy and chooses no action; set double to False")
-    if config.loss != "huber" and config.head not in ("scalar", "munchausen"):
+    if config.head == "scalar":
+        return heads.scalar({"huber": optax.huber_loss, "squared": optax.l2_loss}[config.loss])
+    if config.loss != "huber":
         raise UserError(f"loss is {config.loss}; the {config.head} head has one of its own: leave loss at huber")
-    return {
-        "scalar": heads.scalar,
-        "munchausen": lambda: heads.munchausen(config.munchausen_temperature, config.munchausen_alpha),
-        "categorical": lambda: heads.categorical(config.v_min, config.v_max, config.atoms),
-        "hl-gauss": lambda: heads.hl_gauss(config.v_min, config.v_max, config.atoms),
-        "quantile": lambda: heads.quantile(config.atoms),
-        "implicit-quantile": lambda: heads.implicit_quantile(config.atoms),
-        "munchausen-implicit-quantile": lambda: heads.munchausen_implicit_quantile(
-            config.atoms, config.munchausen_temperature, config.munchausen_alpha
-        ),
-    }[config.head]()
+    if config.head in ("categorical", "hl-gauss", "two-hot"):
+        return heads.HEADS[config.head](config.v_min, config.v_max, config.num_atoms)
+    return heads.HEADS[config.head](config.num_atoms)
 
 
 def dqn(
     network: Network,
     replay: Replay,
-    head: heads.Head | None = None,
+    head: Head | None = None,
+    backup: BackupRule = backups.greedy,
     *,
+    gradient_steps: int = 1,
     batch_size: int = 32,
-    groups: int = 1,
-    double: bool = False,
-    penalty=optax.huber_loss,
-    optimizer=None,
+    shards: int = 1,
+    optimizer: optax.GradientTransformation | None = None,
     target: str = "hard",
     clip_rewards: bool = False,
     draws: bool = False,
     anneals: bool = False,
     resets: bool = False,
 ) -> Agent:
-    """The agent of any network, replay and head (scalar if None).
+    """Returns the agent of any network, replay, head (None: scalar) and backup.
 
-    `groups` is the replay's; the gradient of a batch is the weighted mean of theirs, and each has its own noise.
-    `optimizer` has no learning rate, which is in `state.hyper`. `draws` says that the network draws noise or fractions,
-    so that it needs a key to act and to learn; the policy that is evaluated draws nothing.
-    `anneals` and `resets` say that n and gamma move (`base.annealed_horizon`), and that layers are drawn anew
-    (`networks.shrunk`), as numbers in `state.hyper` say.
+    Args:
+      gradient_steps: updates of a round; each draws its own batch.
+      batch_size: transitions of an update.
+      shards: as of the replay; the gradient of a batch is the weighted mean of theirs, and each has its own noise.
+      optimizer: gives a direction without a learning rate, which is in `state.hyper`. None: Adam.
+      target: how the target network follows: "hard", "polyak" or "none".
+      clip_rewards: the learner sees the sign of a reward.
+      draws: the network draws noise or fractions, and needs a key to act and to learn; the policy draws nothing.
+      anneals: n and gamma move as in `schedules.annealed_horizon`.
+      resets: layers are drawn anew as in `networks.shrink_and_perturb`.
+
+    Source: Mnih et al. (2015), algorithm 1, https://doi.org/10.1038/nature14236
     """
-    network, head = masked(network), head or heads.scalar()
+    network, head = with_action_mask(network), head or heads.scalar()
     optimizer = optimizer or optax.scale_by_adam()
-    act, policy = epsilon_greedy_on(
-        lambda params, obs, key: head.q_values(network.apply(params, obs, key=key if draws else None)[0])
-    )
 
-    def init(key, obs, hyper) -> State:
+    def q_values(params: Any, obs: Any, key: Array | None) -> Array:
+        return head.q_values(network.apply(params, obs, key=key if draws else None)[0])
+
+    act, policy = epsilon_greedy_on(q_values)
+
+    def init(key: Array, obs: Any, hyper: Hyper) -> State:
         params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(zero_step(obs))
-        followed = () if target == "none" else params
-        return new_state(key, hyper, params=params, target=followed, opt_state=optimizer.init(params), data=ring)
+        target_params = () if target == "none" else params
+        return new_state(key, hyper, params=params, target=target_params, opt_state=optimizer.init(params), data=ring)
 
     def observe(state: State, step: Step) -> State:
         reward = jnp.sign(step.reward) if clip_rewards else step.reward
-        return after(state, step, data=replay.add(state.data, step._replace(reward=reward)))
+        return count_step(state, step, replay.add(state.data, step._replace(reward=reward)))
 
-    def learn(state: State):
-        key = address(state.key, LEARN, state.updates)
-        n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
-        batch = replay.sample(state.data, key, batch_size, gamma, beta_of(state), n)
+    def learn(state: State) -> tuple[State, dict[str, Array]]:
+        stored, priorities = without_priorities(state.data)
 
-        def loss(params, batch, key):
-            followed = state.params if target == "none" else state.target
-            return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
+        def update(state: State, priorities, _):
+            ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+            n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
+            key = address(state.key, LEARN, state.updates)
+            batch = replay.sample(ring, key, batch_size, gamma, beta_of(state), n)
 
-        draws_key = address(state.key, LEARN_DRAWS, state.updates, loops=True) if draws else None
-        (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
-        metrics = report(state, value, gradient, q_values, batch.weight)
-        state = state._replace(data=ordered(state.data, value))
-        if replay.update is not None:
-            state = state._replace(data=replay.update(state.data, batch.index, priority, state.hyper.alpha))
-        state = follow(descend(state, gradient, optimizer), target)
-        return reset(state, batch.obs) if resets else state, metrics
+            def loss(params, batch, key):
+                target_params = state.params if target == "none" else state.target
+                return losses.q_loss(params, target_params, batch, network.apply, backup=backup, head=head, key=key)
 
-    def reset(state: State, obs) -> State:
-        """The state with its layers drawn anew, if now is the time."""
+            draws_key = address(state.key, LEARN_DRAWS, state.updates, loops=True) if draws else None
+            (value, info), gradient = sharded_gradient(loss, state.params, batch, draws_key, shards)
+            metrics = update_metrics(state, value, gradient, info.q_values, batch.weight)
+            if replay.update is not None:
+                ring = replay.update(ring, batch.index, info.priorities, state.hyper.priority_exponent)
+            state = update_target(apply_gradient(state, gradient, optimizer), target)
+            state = reset(state, batch.obs) if resets else state
+            return state, without_priorities(ring)[1], metrics
 
+        state, priorities, metrics = scan_updates(update, state, priorities, length=gradient_steps)
+        ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+        return state._replace(data=after_read(ring, metrics["loss"][-1])), metrics
+
+    def reset(state: State, obs: Any) -> State:
+        """Returns the state with its layers drawn anew where a reset is due."""
         learned, due = (state.params, state.target, state.opt_state), updates_since_reset(state) == 0
 
-        def fresh(params, followed, opt_state):
+        def fresh(params, target_params, opt_state):
             drawn = network.init(address(state.key, RESET, state.updates, loops=True), obs)
-            params = shrunk(params, drawn, state.hyper.reset_keep)
-            followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
-            new = params, followed, optimizer.init(params)
+            params = shrink_and_perturb(params, drawn, state.hyper.reset_keep)
+            if target != "none":
+                target_params = shrink_and_perturb(target_params, drawn, state.hyper.reset_keep)
+            new = params, target_params, optimizer.init(params)
             return jax.tree.map(lambda new, old: jnp.where(due, new, old), new, learned)
 
-        params, followed, opt_state = jax.lax.cond(anywhere(due), fresh, lambda *learned: learned, *learned)
-        return state._replace(params=params, target=followed, opt_state=opt_state)
+        params, target_params, opt_state = jax.lax.cond(any_in_batch(due), fresh, lambda *learned: learned, *learned)
+        return state._replace(params=params, target=target_params, opt_state=opt_state)
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
 
 
-PRESETS = {
-    # The notebook's hyperparameters and stop rule: one environment, one update a step, plain Q-learning.
-    "notebook": dict(
-        num_envs=1,
-        warmup_steps=10_000,
-        network="nature-cnn",
-        double=False,
-        n_step=1,
-        loss="squared",
-        max_gradient_norm=0.0,
-        batch_size=32,
-        capacity=10_000,
-        learning_rate=1e-4,
-        target_period_updates=1_000,
-        discount=0.99,
-        epsilon=0.01,
-        exploration_steps=148_500,  # 1 - t / 150,000 until 0.01
-        solved_by="training",
-        solved_at=19.0,
-        solved_strictly=True,
-        test_from=17.0,
-        test_every=50_000,
-        steps=2_000_000,
-    ),
-}
-
-TUNED = {
-    "CartPole-v1": dict(
-        num_envs=8,
-        updates=4,
-        warmup_steps=1_000,
-        steps=200_000,
-        hidden=(128, 128),
-        double=True,
-        v_min=0.0,
-        v_max=100.0,
-        n_step=3,
-        batch_size=64,
-        capacity=50_000,
-        learning_rate=5e-4,
-        target_period_updates=200,
-        exploration_steps=10_000,
-        epsilon=0.02,
-        solved_at=490.0,
-        test_every=5_000,
-    ),
-    "PongNoFrameskip-v4": dict(
-        num_envs=16,
-        updates=2,
-        warmup_steps=5_000,
-        steps=2_000_000,
-        network="nips-cnn",
-        layer_norm=True,
-        bfloat16=True,
-        double=True,
-        n_step=10,
-        discount=0.98,
-        prioritised=True,
-        beta_steps=600_000,
-        learning_rate=5e-4,
-        decay_from=30_000,
-        decay_updates=20_000,
-        decay_to=0.2,
-        adam_epsilon=1e-4,
-        exploration_steps=60_000,
-        clip_rewards=True,
-        v_min=-5.0,
-        v_max=5.0,
-        test_from=17.0,
-        test_every=10_000,
-        solved_at=19.5,
-    ),
-}
-TUNED["jax:cartpole"] = TUNED["CartPole-v1"]
+ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN)

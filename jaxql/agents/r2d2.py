@@ -8,53 +8,67 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxql import explore
-from jaxql.agents.base import ACT, INIT, LEARN, State, after, beta_of, epsilon_of, new_state, within
-from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
+from jaxql import explore, losses
+from jaxql.agents import presets
+from jaxql.agents.config import bounded
+from jaxql.agents.deep import DeepConfig, network_of, optimizer_of
+from jaxql.agents.registry import AgentEntry
+from jaxql.agents.schedules import beta_of, epsilon_of
+from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, new_state
+from jaxql.agents.updates import apply_gradient, scan_updates, update_metrics, update_target
 from jaxql.errors import UserError
 from jaxql.keys import address
-from jaxql.networks import masked
-from jaxql.recurrent import r2d2_loss, restarted, sequence, sequence_priority
-from jaxql.replay import Ring, ordered, prioritised_replay, uniform_replay, zero_step
-from jaxql.types import Agent, EnvSpec, Network, Replay, Step
+from jaxql.networks import with_action_mask
+from jaxql.replay import (
+    Ring,
+    after_read,
+    prioritised_replay,
+    reset_memory,
+    sample_sequence,
+    uniform_replay,
+    without_priorities,
+    zero_step,
+)
+from jaxql.types import Agent, Array, EnvSpec, Network, Replay, Step
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DeepConfig):
     """Settings of the recurrent Q learner."""
 
-    core: Literal["lstm", "gru"] = "lstm"  # between the layers that all actions share and the last hidden one
-    core_width: int = within(64, 1)  # numbers that it hands on
+    core: Literal["lstm", "gru"] = "lstm"  # memory between the layers that all actions share and the last hidden one
+    core_width: int = bounded(64, 1)  # width of that memory
     dueling: bool = False  # a stream for the value, one for the advantages
-    burn_in: int = within(5, 0)  # rows of a sequence that only bring its memory up to date
-    length: int = within(15, 1)  # rows after them, which are learned from
-    n_step: int = within(3, 1)  # steps of reward before the bootstrap
-    batch_size: int = within(32, 1)  # sequences
-    capacity: int = within(50_000, 1, 2**31 - 1)  # rows at which a sequence may start
-    prioritised: bool = False  # sequences are drawn in proportion to (eta max|TD error| + (1 - eta) mean)**alpha
-    eta: float = within(0.9, 0, 1)  # the share of the greatest error
-    alpha: float = within(0.9, 0)  # that exponent
-    beta: float = within(0.6, 0)  # exponent of the importance weights at the start; it rises linearly to 1 ...
-    beta_steps: int = within(1_000_000, 1)  # ... in so many env steps
-    adam_epsilon: float = within(1e-8, 0)
-    target_period_updates: int = within(200, 1)  # updates between copies to the target network
+    burn_in: int = bounded(5, 0)  # rows of a sequence that only bring its memory up to date
+    length: int = bounded(15, 1)  # rows after them, which are learned from
+    n_step: int = bounded(3, 1)  # steps of reward before the bootstrap
+    batch_size: int = bounded(32, 1)  # sequences of an update
+    capacity: int = bounded(50_000, 1, 2**31 - 1)  # rows at which a sequence may start
+    prioritised: bool = False  # sequences are drawn by eta max|TD error| + (1 - eta) mean|TD error|
+    eta: float = bounded(0.9, 0, 1)  # the share of the greatest error
+    priority_exponent: float = bounded(0.9, 0)  # sequences are drawn as their error to this power
+    beta: float = bounded(0.6, 0)  # exponent of the importance weights at the start; it rises linearly to 1
+    beta_steps: int = bounded(1_000_000, 1)  # env steps in which beta rises
+    adam_epsilon: float = bounded(1e-8, 0)  # added to the root of Adam's second moment
+    target_period_updates: int = bounded(200, 1)  # updates between copies to the target network
 
 
 class Data(NamedTuple):
-    """What is stored, and the memory before the next observation, so that to act nothing is read from the store."""
+    """A ring, and the memory before the next observation, so that to act nothing is read from the ring."""
 
     ring: Ring
     memory: Any  # leaves [B, ...]
 
 
 def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent:
-    """The learner for these envs, with the network given or the one that the settings name."""
+    """Returns the learner for these envs, with the network given or the one that the settings name."""
     make_replay = prioritised_replay if config.prioritised else uniform_replay
     core = dict(core=config.core, core_width=config.core_width, dueling=config.dueling)
-    view = functools.partial(sequence, n=config.n_step)
+    view = functools.partial(sample_sequence, n=config.n_step)
     return r2d2(
         network or network_of(config, spec, **core),
         make_replay(config.capacity, config.burn_in + config.length, spec.stack, view=view),
+        gradient_steps=config.gradient_steps,
         batch_size=config.batch_size,
         burn_in=config.burn_in,
         eta=config.eta,
@@ -67,76 +81,76 @@ def r2d2(
     network: Network,
     replay: Replay,
     *,
+    gradient_steps: int = 1,
     batch_size: int = 32,
     burn_in: int = 0,
     eta: float = 0.9,
-    optimizer=None,
+    optimizer: optax.GradientTransformation | None = None,
     clip_rewards: bool = False,
 ) -> Agent:
-    """The agent of any network with a memory and any replay whose view is `recurrent.sequence`.
+    """Returns the agent of any network with a memory and any replay whose view is `replay.sample_sequence`.
 
-    `optimizer` has no learning rate, which is in `state.hyper`.
+    Args:
+      gradient_steps: updates of a round; each draws its own sequences.
+      batch_size: sequences of an update.
+      burn_in: rows that only bring the memory up to date.
+      eta: the share of the greatest error in a sequence's priority.
+      optimizer: gives a direction without a learning rate, which is in `state.hyper`. None: Adam.
+      clip_rewards: the learner sees the sign of a reward.
 
     Source: Kapturowski et al. (2019), sections 2.3 and 3, https://openreview.net/pdf?id=r1lyTjAqYX
     """
-    network, optimizer = masked(network), optimizer or optax.scale_by_adam()
+    network, optimizer = with_action_mask(network), optimizer or optax.scale_by_adam()
 
-    def policy(params, obs, memory, key, epsilon=0.0):
+    def policy(params: Any, obs: Any, memory: Any, key: Array, epsilon: Array | float = 0.0) -> tuple[Array, Any]:
         q, memory = network.apply(params, obs, memory)
         return explore.epsilon_greedy(key, q, epsilon), memory
 
-    def init(key, obs, hyper) -> State:
+    def init(key: Array, obs: Any, hyper: Hyper) -> State:
         params = network.init(address(key, INIT, 0, loops=True), obs)
         _, memory = jax.eval_shape(network.apply, params, obs)
         if not jax.tree.leaves(memory):
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
         start = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), memory)
-        ring = replay.init(zero_step(obs)._replace(extra=start))
-        data = Data(ring, start)
+        data = Data(replay.init(zero_step(obs)._replace(extra=start)), start)
         return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=data)
 
-    def act(state: State, obs):
-        return policy(state.params, obs, state.data.memory, address(state.key, ACT, state.ticks), epsilon_of(state))
+    def act(state: State, obs: Any) -> tuple[Array, Any]:
+        key = address(state.key, ACT, state.vector_steps)
+        return policy(state.params, obs, state.data.memory, key, epsilon_of(state))
 
     def observe(state: State, step: Step) -> State:
         reward = jnp.sign(step.reward) if clip_rewards else step.reward
         ring = replay.add(state.data.ring, step._replace(reward=reward))
-        return after(state, step, data=Data(ring, restarted(step.extra, step.valid)))
+        return count_step(state, step, Data(ring, reset_memory(step.extra, step.valid)))
 
-    def learn(state: State):
-        key, (ring, memory) = address(state.key, LEARN, state.updates), state.data
-        batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
+    def learn(state: State) -> tuple[State, dict[str, Array]]:
+        stored, priorities = without_priorities(state.data.ring)
 
-        def loss(params):
-            return r2d2_loss(params, state.target, batch, network.apply, burn_in=burn_in)
+        def update(state: State, priorities, _):
+            ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+            key = address(state.key, LEARN, state.updates)
+            batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
 
-        (value, (td_errors, q_values)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
-        valid = batch.valid[:, burn_in:]
-        metrics = report(state, value, gradient, q_values, jnp.where(valid, batch.weight[:, None], 0))
-        if replay.update is not None:
-            size = sequence_priority(td_errors, valid, eta)
-            ring = replay.update(ring, batch.index, size, state.hyper.alpha)
-        state = state._replace(data=Data(ordered(ring, value), memory))
-        return follow(descend(state, gradient, optimizer), "hard"), metrics
+            def loss(params):
+                return losses.r2d2_loss(params, state.target, batch, network.apply, burn_in=burn_in)
+
+            (value, info), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+            valid = batch.valid[:, burn_in:]
+            weight = jnp.where(valid, batch.weight[:, None], 0)
+            metrics = update_metrics(state, value, gradient, info.q_values, weight)
+            if replay.update is not None:
+                errors = losses.sequence_priority(info.td_errors, valid, eta)
+                ring = replay.update(ring, batch.index, errors, state.hyper.priority_exponent)
+            state = update_target(apply_gradient(state, gradient, optimizer), "hard")
+            return state, without_priorities(ring)[1], metrics
+
+        memory = state.data.memory
+        state, priorities, metrics = scan_updates(update, state, priorities, length=gradient_steps)
+        ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+        return state._replace(data=Data(after_read(ring, metrics["loss"][-1]), memory)), metrics
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
 
 
-PRESETS = {
-    # The paper's hyperparameters; it plays 256 environments with an epsilon of each one's own.
-    "paper": dict(
-        core_width=512,
-        dueling=True,
-        burn_in=40,
-        length=40,
-        n_step=5,
-        discount=0.997,
-        batch_size=64,
-        prioritised=True,
-        learning_rate=1e-4,
-        adam_epsilon=1e-3,
-        target_period_updates=2_500,
-    ),
-}
-
-TUNED = {}
+ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS)

@@ -106,12 +106,12 @@ class DeviceEnv:
         finished, self._finished = self._finished, []
         return finished
 
-    def compiled(self, agent: Agent, *, most_warmup: int, most_rounds: int, ticks: int, updates: int):
+    def compiled(self, agent: Agent, *, most_warmup: int, most_rounds: int, rollout_length: int):
         """play(carry, warmup, rounds) -> (carry, metrics): `loop.train` as one program for all counts up to the most.
 
         The carry is (state, env.state, obs) and the state in it is donated.
         """
-        size, step = most_warmup + most_rounds * ticks, self.step
+        size, step = most_warmup + most_rounds * rollout_length, self.step
 
         def logged(env_and_log, action):
             (env, row), log = step(env_and_log[0], action), env_and_log[1]
@@ -122,7 +122,7 @@ class DeviceEnv:
         @functools.partial(jax.jit, donate_argnums=0)
         def chunk(state, env, obs, warmup, rounds):
             blank = (jnp.zeros((size, *x.shape), x.dtype) for x in (env.envs.over, env.returns, env.lengths))
-            carry, plan = (state, (env, Log(jnp.int32(0), *blank)), obs), dict(ticks=ticks, updates=updates)
+            carry, plan = (state, (env, Log(jnp.int32(0), *blank)), obs), dict(rollout_length=rollout_length)
             scan = loop.bounded_scan(most_rounds)
             carry, metrics = loop.train(agent, logged, carry, warmup=warmup, rounds=rounds, **plan, scan=scan)
             state, (env, log), obs = carry

@@ -21,6 +21,7 @@ class Books:
     Args:
       agent: of one seed, compiled.
       config: its settings.
+      settings: the RunSettings.
       env: the envs, for their `mdp`.
       make_env: makes the test envs.
       files: the RunFiles of its folder.
@@ -29,15 +30,16 @@ class Books:
       seed: the seed.
     """
 
-    def __init__(self, agent, config, env, make_env, files, callback, show, seed):
-        self.agent, self.config, self.env, self.make_env = agent, config, env, make_env
+    def __init__(self, agent, config, settings, env, make_env, files, callback, show, seed):
+        self.agent, self.config, self.settings, self.env, self.make_env = agent, config, settings, env, make_env
         self.files, self.callback, self.show, self.seed = files, callback, show, seed
         self.began = time.perf_counter()
         self.recent = deque(maxlen=100)  # returns of the last training episodes
         self.fresh = []  # returns of those since the last row
         self.episodes = self.env_steps = self.tests = 0
-        self.next_log, self.next_test, self.next_save = config.log_every, config.test_every, config.checkpoint_every
-        self.testing = config.test_from == -math.inf
+        self.next_log, self.next_test = settings.log_every, settings.eval_every
+        self.next_save = settings.checkpoint_every
+        self.testing = settings.eval_from == -math.inf
         self.best, self.tested, self.solved, self.over = None, False, False, False
         self.test_env, self.test_mean = None, math.nan
         self.chunks = []  # metrics since the last row
@@ -47,9 +49,9 @@ class Books:
 
     def chunk(self, warmup: int = 0) -> int:
         """The rounds of the next chunk, before which there are so many ticks of warmup."""
-        config = self.config
-        ahead = config.steps - self.env_steps - warmup * config.num_envs
-        return max(1, min(config.log_every, config.test_every, ahead) // (config.num_envs * config.ticks))
+        config, settings = self.config, self.settings
+        ahead = settings.steps - self.env_steps - warmup * config.num_envs
+        return max(1, min(settings.log_every, settings.eval_every, ahead) // (config.num_envs * config.rollout_length))
 
     def take(self, rounds: int, metrics, episodes) -> None:
         """Some rounds of the chunk: their metrics, leaves [rounds, updates], and the episodes that finished in them."""
@@ -71,25 +73,25 @@ class Books:
             self.recent.append(episode.return_)
             self.fresh.append(episode.return_)
         self.parts, self.played = [], []
-        self.over = self.settle(state) or self.env_steps >= self.config.steps
+        self.over = self.settle(state) or self.env_steps >= self.settings.steps
         self.rounds = self.chunk()
 
     def settle(self, state) -> bool:
         """Does what is due; returns whether the run is to stop."""
-        config, due = self.config, self.env_steps >= self.next_test
-        if not self.testing and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > config.test_from:
+        settings, due = self.settings, self.env_steps >= self.next_test
+        if not self.testing and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > settings.eval_from:
             self.testing = due = True
         if due:
-            self.next_test = (self.env_steps // config.test_every + 1) * config.test_every
+            self.next_test = (self.env_steps // settings.eval_every + 1) * settings.eval_every
             self.test(state) if self.testing else self.keep_best(state, self.return_mean)
         if self.env_steps >= self.next_save:
-            self.next_save = (self.env_steps // config.checkpoint_every + 1) * config.checkpoint_every
+            self.next_save = (self.env_steps // settings.checkpoint_every + 1) * settings.checkpoint_every
             self.save("last", state, self.return_mean)
-        if config.solved_by == "training" and len(self.recent) == self.recent.maxlen:
+        if settings.solved_by == "training" and len(self.recent) == self.recent.maxlen:
             self.solved |= self.passes(self.return_mean)
-        stop = self.solved and config.stop_when_solved
-        if due or stop or self.env_steps >= min(self.next_log, config.steps):
-            self.next_log = (self.env_steps // config.log_every + 1) * config.log_every
+        stop = self.solved and settings.stop_when_solved
+        if due or stop or self.env_steps >= min(self.next_log, settings.steps):
+            self.next_log = (self.env_steps // settings.log_every + 1) * settings.log_every
             stop = bool(self.row(state)) or stop
         return stop
 
@@ -99,12 +101,12 @@ class Books:
         return float(np.mean(self.recent)) if self.recent else math.nan
 
     def passes(self, mean: float) -> bool:
-        return mean > self.config.solved_at if self.config.solved_strictly else mean >= self.config.solved_at
+        return mean > self.settings.solved_at if self.settings.solved_strictly else mean >= self.settings.solved_at
 
     def test(self, state) -> None:
         """Plays full episodes with epsilon 0 in envs of their own, and keeps the parameters if they are the best."""
         if self.test_env is None:
-            self.test_env = self.make_env(self.config.test_episodes, seed=self.seed, purpose="test")
+            self.test_env = self.make_env(self.settings.eval_episodes, seed=self.seed, purpose="test")
         key = jax.random.fold_in(jax.random.key(self.seed), 0x7E57 + self.tests)
         self.tests += 1
         result = evaluation.evaluate(self.agent, state.params, self.test_env, key)
@@ -112,7 +114,7 @@ class Books:
         if not self.tested:
             self.tested, self.best = True, None  # a test counts for more than any training episodes
         self.keep_best(state, self.test_mean)
-        if self.config.solved_by == "test":
+        if self.settings.solved_by == "evaluation":
             self.solved |= self.passes(self.test_mean)
 
     def keep_best(self, state, score: float) -> None:
@@ -137,7 +139,7 @@ class Books:
             "return_mean": self.return_mean,
             **means,
             "updates": int(state.updates),
-            "test_return": self.test_mean,
+            "eval_return": self.test_mean,
         }
         self.files.append(row)
         speed = self.files.timing(self.env_steps, seconds)
@@ -176,13 +178,17 @@ class Books:
 
     def verdict(self, seconds: float) -> str:
         """The last line."""
-        config = self.config
-        rule = f"{'>' if config.solved_strictly else '>='} {config.solved_at:g}"
-        of = f"{config.test_episodes} test episodes" if config.solved_by == "test" else "the last 100 training episodes"
+        settings = self.settings
+        rule = f"{'>' if settings.solved_strictly else '>='} {settings.solved_at:g}"
+        of = (
+            f"{settings.eval_episodes} evaluation episodes"
+            if settings.solved_by == "evaluation"
+            else "the last 100 training episodes"
+        )
         best = "none" if self.best is None or math.isnan(self.best) else f"{self.best:.2f}"
         scored = "test" if self.tested else "training"
         said = "solved" if self.solved else "not solved"
-        if config.solved_at == math.inf:
+        if settings.solved_at == math.inf:
             said = "finished"
             rule = "none"
         return (

@@ -12,10 +12,11 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from jaxql import agents, envs, loop
-from jaxql.agents.base import hyper_of
+from jaxql.agents.state import hyper_of
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint, evaluation
 from jaxql.lab.files import read_config, read_metrics
+from jaxql.lab.settings import settings
 from jaxql.types import Agent
 
 
@@ -100,11 +101,11 @@ def open_run(folder) -> Run:
         if record.get("network") or not (record["agent"] in agents.REGISTRY or ":" in record["agent"]):
             raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
         entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
-        config = agents.settings(entry, record["env"], **_tuples(record["settings"]))
+        config, _ = settings(entry, record["env"], **_tuples(record["settings"]))
     except KeyError as error:
         raise UserError(f"{folder}: config.json has no {error}, so the run cannot be made again") from error
     env = make_env(1, seed=0, purpose="evaluate")
-    agent = loop.compiled(entry.make(config, env.spec))
+    agent = loop.jit_agent(entry.make(config, env.spec))
     shapes = jax.eval_shape(agent.init, jax.random.key(0), env.spec.obs, hyper_of(config)).params
     env.close()
     return Run(Path(folder), agent, make_env, config, shapes)

@@ -18,7 +18,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from jaxql import agents, loop
-from jaxql.agents.base import RunConfig, hyper_of, within
+from jaxql.agents.config import AgentConfig, bounded
+from jaxql.agents.state import hyper_of
 from jaxql.envs.device import DeviceEnv
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
@@ -27,23 +28,24 @@ from jaxql.lab.books import Books
 from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.progress import Progress
 from jaxql.lab.runs import EnvMaker, Run, load_params
+from jaxql.lab.settings import settings as resolve
 from jaxql.types import Agent, Network
 
 COLUMNS = {"episodes": "episodes", "return_mean": "return (last 100)", "epsilon": "epsilon", "loss": "loss"}
 
 
 @dataclasses.dataclass(frozen=True)
-class OutsideConfig(RunConfig):
+class OutsideConfig(AgentConfig):
     """Settings of a run whose agent was made outside the package."""
 
-    learning_rate: float = within(1e-3, 0)
-    epsilon: float = within(0.05, 0, 1)
-    exploration_steps: int = within(10_000, 1)
-    target_period_updates: int = within(500, 1)
+    learning_rate: float = bounded(1e-3, 0)
+    epsilon: float = bounded(0.05, 0, 1)
+    exploration_steps: int = bounded(10_000, 1)
+    target_period_updates: int = bounded(500, 1)
 
 
 def train(
-    agent: str | Agent | agents.Entry,
+    agent: str | Agent | agents.AgentEntry,
     env: Any,
     *,
     seed: int = 0,
@@ -90,7 +92,7 @@ def train(
         if env.num_envs % seeds:
             raise UserError(f"{make_env.id}: its {env.num_envs} envs cannot be split evenly among {seeds} seeds")
         settings["num_envs"] = env.num_envs // seeds
-    config = agents.settings(entry, make_env.id, preset, **settings)
+    config, run_settings = resolve(entry, make_env.id, preset, **settings)
     layout = dict(seed=every if seeds > 1 else seed, purpose="train", life_loss=config.life_loss)
     given, env = env, make_env(seeds * config.num_envs, **layout)
     try:
@@ -108,16 +110,16 @@ def train(
                 "preset": preset,
                 "init_from": str(init_from) if init_from else None,
                 "network": "passed in" if network else None,
-                "settings": dataclasses.asdict(config),
+                "settings": dataclasses.asdict(config) | dataclasses.asdict(run_settings),
             }
             for each in every
         ]
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(RunFiles(*each)) for each in zip(folders, records, strict=True)]
-            progress = stack.enter_context(Progress(config.steps, columns=COLUMNS, quiet=quiet))
-            for line in (*make_env.notes, _settings_line(config), needed):
+            progress = stack.enter_context(Progress(run_settings.steps, columns=COLUMNS, quiet=quiet))
+            for line in (*make_env.notes, _settings_line(config, run_settings), needed):
                 progress.note(line)
-            runs = Training(one, config, env, make_env, files, progress, callback, every).run(initial)
+            runs = Training(one, config, run_settings, env, make_env, files, progress, callback, every).run(initial)
             return runs if seeds > 1 else runs[0]
     finally:
         if not isinstance(given, VectorEnv):  # who made it closes it
@@ -148,16 +150,18 @@ def _folders(out, name: str, env_id: str, every) -> list[Path]:
     return folders
 
 
-def _entry(agent) -> tuple[agents.Entry, str]:
+def _entry(agent) -> tuple[agents.AgentEntry, str]:
     if isinstance(agent, Agent):
-        return agents.Entry(OutsideConfig, lambda config, spec, network=None: agent, {}, {}), "agent"
-    if isinstance(agent, agents.Entry):
+        return agents.AgentEntry(OutsideConfig, lambda config, spec, network=None: agent, {}, {}), "agent"
+    if isinstance(agent, agents.AgentEntry):
         return agent, next((name for name, known in agents.REGISTRY.items() if known is agent), "agent")
     return agents.entry_of(agent), agent
 
 
-def _settings_line(config) -> str:
-    return "settings: " + " ".join(f"{name}={value}" for name, value in dataclasses.asdict(config).items())
+def _settings_line(*settings) -> str:
+    return "settings: " + " ".join(
+        f"{name}={value}" for part in settings for name, value in dataclasses.asdict(part).items()
+    )
 
 
 class Training:
@@ -167,13 +171,15 @@ class Training:
     loop stops wherever a chunk of any seed ends, so that every seed's books are kept where they are kept alone.
     """
 
-    def __init__(self, agent, config, env, make_env, files, progress, callback, every):
-        self.config, self.env, self.progress, self.every = config, env, progress, every
+    def __init__(self, agent, config, settings, env, make_env, files, progress, callback, every):
+        self.config, self.settings, self.env, self.progress, self.every = config, settings, env, progress, every
         self.many, self.interrupted, self.began = len(every) > 1, False, time.perf_counter()
-        self.program = loop.many(agent) if self.many else agent
-        alone = loop.compiled(agent)
+        self.program = loop.vmap_agent(agent) if self.many else agent
+        alone = loop.jit_agent(agent)
         self.books = [
-            Books(alone, config, env, make_env, its_files, self._callback(callback, seed), self._show(i), seed)
+            Books(
+                alone, config, settings, env, make_env, its_files, self._callback(callback, seed), self._show(i), seed
+            )
             for i, (seed, its_files) in enumerate(zip(every, files, strict=True))
         ]
         self.warmup = math.ceil(config.warmup_steps / config.num_envs)  # ticks
@@ -189,11 +195,11 @@ class Training:
 
     def player(self):
         """play(carry, warmup, rounds) -> (carry, metrics): compiled whole for JAX envs, turn by turn for others."""
-        plan = dict(ticks=self.config.ticks, updates=self.config.updates)
+        plan = dict(rollout_length=self.config.rollout_length)
         if isinstance(self.env, DeviceEnv):
             most = self.books[0].chunk()  # the rounds of a chunk without warmup while there are steps enough
             return self.env.compiled(self.program, most_warmup=self.warmup, most_rounds=most, **plan)
-        train = functools.partial(loop.train, loop.compiled(self.program), self.env.step, scan=loop.host_scan, **plan)
+        train = functools.partial(loop.train, loop.jit_agent(self.program), self.env.step, scan=loop.host_scan, **plan)
         return lambda carry, warmup, rounds: train(carry, warmup=warmup, rounds=rounds)
 
     def run(self, initial) -> list[Run]:
@@ -254,7 +260,7 @@ class Training:
         for i in going:
             its_metrics, its_episodes = metrics, episodes
             if self.many:
-                its_metrics = jax.tree.map(lambda x, i=i: x[:, :, i], metrics)
+                its_metrics = jax.tree.map(lambda x, i=i: x[:, i], metrics)
                 its_episodes = [episode for episode in episodes if episode.env_index // self.config.num_envs == i]
             self.books[i].take(rounds, its_metrics, its_episodes)
 
@@ -292,7 +298,7 @@ class Training:
     def summary(self) -> str:
         """One line on all seeds."""
         runs, seconds = self.runs.values(), time.perf_counter() - self.began
-        solved = "" if self.config.solved_at == math.inf else f"{sum(run.solved for run in runs)} solved, "
+        solved = "" if self.settings.solved_at == math.inf else f"{sum(run.solved for run in runs)} solved, "
         failed = f"{len(self.errors)} failed, " if self.errors else ""
         steps = np.median([books.env_steps for books in self.books])
         return f"{len(self.every)} seeds: {solved}{failed}median env steps {steps:.0f}, {seconds:.1f} s"

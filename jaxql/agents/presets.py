@@ -1,0 +1,278 @@
+"""Settings as data: the published variants, tuned settings by env, and named presets.
+
+A variant changes the settings it starts from, those tuned for an env or the defaults of `jaxql.agents.dqn`. `c51` means:
+the DQN settings tuned for this env, with the categorical head. For the paper's plain algorithm add `--backup greedy
+--n-step 1`. What is not written here is not from the paper. Settings of the run (steps, eval_every, solved_at, ...)
+stand beside those of the algorithm; see `jaxql.lab.settings`.
+"""
+
+from typing import Any
+
+Settings = dict[str, dict[str, Any]]
+
+RAINBOW = dict(
+    head="categorical",
+    backup="double",
+    dueling=True,
+    noisy=True,
+    epsilon=0.0,
+    exploration_steps=1,
+    n_step=3,
+    prioritised=True,
+)
+ATARI = dict(  # what the newer papers share, in place of what is tuned for one game
+    num_envs=1,
+    gradient_steps=1,
+    batch_size=32,
+    layer_norm=False,
+    convolution="auto",
+    bfloat16=False,
+    clip_rewards=True,
+    v_min=-10.0,
+    v_max=10.0,
+    discount=0.99,
+    priority_exponent=0.5,
+    adam_epsilon=1.5e-4,
+)
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "double-dqn": dict(backup="double"),  # https://arxiv.org/abs/1509.06461
+    "dueling-dqn": dict(dueling=True, backup="double"),  # https://arxiv.org/abs/1511.06581
+    "per-dqn": dict(prioritised=True, priority_exponent=0.6, backup="double"),  # https://arxiv.org/abs/1511.05952
+    "noisy-dqn": dict(noisy=True, epsilon=0.0, exploration_steps=1),  # https://arxiv.org/abs/1706.10295
+    "c51": dict(head="categorical"),  # https://arxiv.org/abs/1707.06887
+    "qr-dqn": dict(head="quantile"),  # https://arxiv.org/abs/1710.10044
+    "iqn": dict(head="implicit-quantile", num_atoms=32),  # https://arxiv.org/abs/1806.06923
+    "munchausen-dqn": dict(backup="munchausen"),  # https://arxiv.org/abs/2007.14430
+    "rainbow": RAINBOW,  # https://arxiv.org/abs/1710.02298
+    "data-efficient-rainbow": RAINBOW  # https://arxiv.org/abs/1906.05243, appendix
+    | ATARI
+    | dict(
+        network="der-cnn",
+        life_loss=True,
+        n_step=20,
+        capacity=100_000,
+        warmup_steps=1_600,
+        learning_rate=1e-4,
+        target_period_updates=2_000,
+        beta_steps=100_000,
+        steps=100_000,
+    ),
+    # https://arxiv.org/abs/2411.03820 without spectral norms and the 6 x 6 maximum behind the convolutions; epsilon
+    # stays at 0.01, not 0 from half-way on, and the priority is the error of the mean, not the mean error of pairs.
+    "btr": ATARI
+    | dict(
+        network="impala-cnn",
+        width=2,
+        dense_width=512,
+        head="implicit-quantile",
+        backup="munchausen",
+        num_atoms=8,
+        dueling=True,
+        noisy=True,
+        n_step=3,
+        discount=0.997,
+        prioritised=True,
+        priority_exponent=0.2,
+        beta=0.45,
+        beta_steps=50_000_000,
+        num_envs=64,
+        batch_size=256,
+        capacity=2**20,
+        warmup_steps=200_000,
+        learning_rate=1e-4,
+        adam_epsilon=0.005 / 256,
+        target_period_updates=500,
+        exploration_steps=2_000_000,
+        steps=50_000_000,
+    ),
+    # https://arxiv.org/abs/2305.19452 without self-prediction, augmented images, weight decay and renormalised
+    # features; the online network acts, not the target network.
+    "bbf": ATARI
+    | dict(
+        network="impala-cnn",
+        width=4,
+        dense_width=2048,
+        head="categorical",
+        backup="double",
+        dueling=True,
+        prioritised=True,
+        beta=0.5,
+        beta_steps=10**9,  # beta is constant
+        life_loss=True,
+        gradient_steps=2,
+        n_step=10,
+        n_step_end=3,
+        discount=0.97,
+        discount_end=0.997,
+        horizon_anneal_updates=10_000,
+        reset_every_updates=40_000,
+        reset_keep=0.5,
+        capacity=200_000,
+        warmup_steps=2_000,
+        learning_rate=1e-4,
+        target="polyak",
+        tau=0.005,
+        epsilon=0.0,
+        exploration_steps=4_000,
+        steps=100_000,
+    ),
+}
+
+
+DQN: Settings = {
+    "CartPole-v1": dict(
+        num_envs=8,
+        gradient_steps=4,
+        warmup_steps=1_000,
+        steps=200_000,
+        hidden=(128, 128),
+        backup="double",
+        v_min=0.0,
+        v_max=100.0,
+        n_step=3,
+        batch_size=64,
+        capacity=50_000,
+        learning_rate=5e-4,
+        target_period_updates=200,
+        exploration_steps=10_000,
+        epsilon=0.02,
+        solved_at=490.0,
+        eval_every=5_000,
+    ),
+    "PongNoFrameskip-v4": dict(
+        num_envs=16,
+        gradient_steps=2,
+        warmup_steps=5_000,
+        steps=2_000_000,
+        network="nips-cnn",
+        layer_norm=True,
+        bfloat16=True,
+        backup="double",
+        n_step=10,
+        discount=0.98,
+        prioritised=True,
+        beta_steps=600_000,
+        learning_rate=5e-4,
+        lr_decay_start=30_000,
+        lr_decay_steps=20_000,
+        lr_decay_fraction=0.2,
+        adam_epsilon=1e-4,
+        exploration_steps=60_000,
+        clip_rewards=True,
+        v_min=-5.0,
+        v_max=5.0,
+        eval_from=17.0,
+        eval_every=10_000,
+        solved_at=19.5,
+    ),
+}
+DQN["jax:cartpole"] = DQN["CartPole-v1"]
+
+PQN: Settings = {
+    "CartPole-v1": dict(
+        num_envs=32,
+        rollout_length=64,
+        gradient_steps=64,
+        minibatches=16,
+        lambda_=0.95,
+        learning_rate=5e-4,
+        lr_decay_steps=15_000,
+        lr_decay_fraction=0.05,
+        epsilon=0.1,
+        exploration_steps=100_000,
+        steps=500_000,
+        solved_at=490.0,
+        eval_every=10_000,
+    ),
+    "PongNoFrameskip-v4": dict(
+        num_envs=16,
+        rollout_length=64,
+        gradient_steps=32,
+        minibatches=16,
+        network="nips-cnn",
+        bfloat16=True,
+        lambda_=0.8,
+        discount=0.98,
+        learning_rate=5e-4,
+        epsilon=0.01,
+        exploration_steps=100_000,
+        clip_rewards=True,
+        steps=5_000_000,
+        eval_from=17.0,
+        eval_every=20_000,
+        solved_at=19.5,
+    ),
+}
+PQN["jax:cartpole"] = PQN["CartPole-v1"]
+
+Q_LEARNING: Settings = {
+    "FrozenLake-v1": dict(
+        num_envs=16,
+        steps=500_000,
+        lr_decay_steps=3_000,  # a slippery lake's returns are noise: with a constant alpha the policy never settles
+        lr_decay_fraction=0.1,
+        eval_every=1_000,
+        solved_at=0.80,
+        solved_strictly=True,
+    ),
+    "Taxi-v4": dict(
+        num_envs=64,
+        steps=2_000_000,
+        learning_rate=0.3,
+        discount=0.8,
+        epsilon=0.1,
+        exploration_steps=100_000,
+        eval_every=250_000,
+        eval_episodes=50,
+        solved_at=7.0,
+    ),
+}
+
+ITERATION: Settings = {
+    "*": dict(log_every=100, eval_every=100),
+    "FrozenLake-v1": dict(steps=200_000, solved_at=0.80, solved_strictly=True),
+}
+
+DQN_PRESETS: Settings = {
+    # The hyperparameters and stop rule of the tutorial notebook: one environment, one update a step, plain Q-learning.
+    "textbook": dict(
+        num_envs=1,
+        warmup_steps=10_000,
+        network="nature-cnn",
+        backup="greedy",
+        n_step=1,
+        loss="squared",
+        max_gradient_norm=0.0,
+        batch_size=32,
+        capacity=10_000,
+        learning_rate=1e-4,
+        target_period_updates=1_000,
+        discount=0.99,
+        epsilon=0.01,
+        exploration_steps=148_500,  # 1 - t / 150,000 until 0.01
+        solved_by="training",
+        solved_at=19.0,
+        solved_strictly=True,
+        eval_from=17.0,
+        eval_every=50_000,
+        steps=2_000_000,
+    ),
+}
+
+R2D2_PRESETS: Settings = {
+    # The paper's hyperparameters; it plays 256 environments with an epsilon of each one's own.
+    "paper": dict(
+        core_width=512,
+        dueling=True,
+        burn_in=40,
+        length=40,
+        n_step=5,
+        discount=0.997,
+        batch_size=64,
+        prioritised=True,
+        learning_rate=1e-4,
+        adam_epsilon=1e-3,
+        target_period_updates=2_500,
+    ),
+}

@@ -1,0 +1,57 @@
+"""Settings of a run, beside those of its agent: how long, how often it is evaluated, when it counts as solved."""
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+from jaxql.agents.config import bounded, validate
+from jaxql.agents.registry import AgentEntry
+from jaxql.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """The settings of a run that every agent shares."""
+
+    steps: int = bounded(50_000, 1)  # env steps after which the run ends, solved or not
+    log_every: int = bounded(1_000, 1)  # env steps between rows of metrics.csv
+    checkpoint_every: int = bounded(10_000, 1)  # env steps between writes of the last checkpoint
+    eval_every: int = bounded(5_000, 1)  # env steps between evaluations
+    eval_from: float = -math.inf  # evaluations begin when the mean of the last 10 training returns first passes it
+    eval_episodes: int = bounded(20, 1)  # full episodes of an evaluation, each in an environment of its own, epsilon 0
+    solved_at: float = math.inf  # the return that counts as solved
+    solved_by: Literal["evaluation", "training"] = "evaluation"  # whose mean return; training: of the last 100 episodes
+    solved_strictly: bool = False  # the mean must exceed solved_at, not only reach it
+    stop_when_solved: bool = True  # end the run there
+
+
+def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **changes: Any) -> tuple[Any, RunSettings]:
+    """Returns the checked settings of an agent and of its run on an env.
+
+    They are those of the preset, or else those tuned for the env; then the overrides of the agent's name; then changes.
+
+    Args:
+      entry: the agent.
+      env_id: of the env.
+      preset: a name in `entry.presets`.
+      **changes: single settings, of the agent or of the run.
+
+    Raises:
+      UserError: an unknown preset or setting, with the nearest name, or a value out of range.
+    """
+    if preset is not None and preset not in entry.presets:
+        raise UserError(f'no preset "{preset}"{nearest(preset, entry.presets)}; there are {list(entry.presets)}')
+    of_agent, of_run = ([field.name for field in dataclasses.fields(kind)] for kind in (entry.config, RunSettings))
+    for name in changes:
+        if name not in (*of_agent, *of_run):
+            raise UserError(
+                f'no setting "{name}"{nearest(name, (*of_agent, *of_run))}; there are '
+                f"{', '.join(sorted((*of_agent, *of_run)))}"
+            )
+    tuned = entry.tuned.get("*", {}) | entry.tuned.get(env_id, {})
+    values = (entry.presets[preset] if preset else tuned) | entry.overrides | changes
+    config = entry.config(**{name: value for name, value in values.items() if name in of_agent})
+    run = RunSettings(**{name: value for name, value in values.items() if name not in of_agent})
+    validate(config)
+    validate(run)
+    return config, run

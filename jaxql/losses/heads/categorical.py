@@ -1,0 +1,84 @@
+"""The categorical head: an output holds the logits of fixed returns, the atoms (C51)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql import distributional
+from jaxql.bellman.core import product
+from jaxql.losses.backups import with_bonus
+from jaxql.losses.batch import of_action
+from jaxql.types import Array, Backup, Head
+
+
+def categorical(
+    v_min: float = -10.0,
+    v_max: float = 10.0,
+    num_atoms: int = 51,
+    *,
+    atoms: Array | None = None,
+    measure: Callable[[Array, Array], Array] | None = None,
+) -> Head:
+    """The head of logits [N, A, M] of M returns; its loss is the cross-entropy to the projected target.
+
+    The target is the mixture over next actions of reward + bonus + discount * (Z' + shift), projected onto the atoms.
+    Its priorities are the divergences KL(target || Z(obs, action)), as in Rainbow.
+
+    Args:
+      v_min, v_max: the least and the greatest of evenly spaced atoms.
+      num_atoms: M.
+      atoms: [M] in ascending order, in place of evenly spaced ones.
+      measure: (atoms [M], probabilities [N, A, M]) -> [N, A], what the greedy action maximises; see
+        `jaxql.distributional.risk`. None: the mean.
+
+    Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887; priorities:
+    Hessel et al. (2018), section "The Integrated Agent", https://arxiv.org/abs/1710.02298
+
+    >>> print(categorical(-1.0, 1.0, 3).q_values(jnp.array([[[0.0, 0.0, 0.0], [-9e9, -9e9, 0.0]]])))
+    [[0. 1.]]
+    """
+    support = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
+
+    def mean(logits: Array) -> Array:
+        return distributional.categorical_mean(logits, support)
+
+    def measured(logits: Array) -> Array:
+        illegal = jnp.all(logits == -jnp.inf, axis=-1)
+        return jnp.where(illegal, -jnp.inf, measure(support, distributional.probabilities(logits)))
+
+    def target(logits_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
+        probs, z = distributional.probabilities(logits_next), jnp.asarray(support)
+        reward = with_bonus(reward, backup)
+        if backup.shift is None:  # all actions share their returns: one projection of the mixture
+            mixture = jnp.sum(product(backup.policy[..., None], probs), axis=1)
+            return distributional.categorical_l2_project(reward[:, None] + discount[:, None] * z, mixture, z)
+        shift = jnp.where(backup.policy == 0, 0, backup.shift)
+        returns = reward[:, None, None] + discount[:, None, None] * (z + shift[..., None])
+        projected = distributional.categorical_l2_project(returns, probs, z)
+        return jnp.sum(product(backup.policy[..., None], projected), axis=1)
+
+    def loss(logits: Array, action: Array, target: Array) -> Array:
+        return distributional.cross_entropy(of_action(logits, action), target)
+
+    def divergence(logits: Array, action: Array, target: Array) -> Array:
+        return loss(logits, action, target) - jnp.sum(jax.scipy.special.entr(target), axis=-1)
+
+    return Head(
+        outputs=len(support),
+        q_values=mean if measure is None else measured,
+        target=target,
+        loss=loss,
+        mean=mean,
+        priority=divergence,
+    )
+
+
+def evenly_spaced(low: float, high: float, number: int) -> np.ndarray:
+    """Returns numbers [number] from `low` to `high`, on the host: a head allocates nothing on a device.
+
+    >>> print(evenly_spaced(0.0, 1.0, 3))
+    [0.  0.5 1. ]
+    """
+    return np.linspace(low, high, number).astype(jnp.result_type(float))

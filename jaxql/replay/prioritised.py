@@ -1,0 +1,85 @@
+"""Prioritised replay: rows are drawn by their TD errors, from a tree of sums."""
+
+import functools
+
+import jax.numpy as jnp
+
+from jaxql.replay import sum_tree
+from jaxql.replay.ring import Ring, RingStorage, View, after_read
+from jaxql.replay.transitions import n_step_transition
+from jaxql.types import Array, Replay, Step, Transition
+
+
+def prioritised_replay(
+    capacity: int,
+    n_step: int = 1,
+    stack: int = 1,
+    epsilon: float = 1e-6,
+    shards: int = 1,
+    view: View = n_step_transition,
+) -> Replay:
+    """A replay that draws rows with odds p = (|x| + epsilon)**alpha of a TD error or a loss x; p of a new row is the greatest so far.
+
+    A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
+    not valid. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.
+
+    Args:
+      capacity, n_step, stack, shards, view: as in `uniform_replay`; weights undo what shards do to the odds as well.
+      epsilon: keeps rows without an error in play.
+
+    Returns:
+      init, add, sample: as in `uniform_replay`; the `index` of the Transition says where its rows lie.
+      update(ring, index, x, alpha) -> ring: new priorities of rows drawn since the last add.
+
+    Source: Schaul et al. (2016), algorithm 1 and equation 1, https://arxiv.org/abs/1511.05952
+
+    >>> from jaxql.replay import zero_step
+    >>> replay = prioritised_replay(capacity=8)
+    >>> step = zero_step(jnp.zeros((2, 3)))
+    >>> ring = replay.add(replay.init(step), step._replace(valid=jnp.array([True, True]), reward=jnp.array([1.0, 2.0])))
+    >>> ring = replay.update(ring, jnp.array([0, 1]), jnp.array([0.0, 1.0]), 1.0)
+    >>> print(replay.sample(ring, jax.random.key(0), 4, 0.9).reward)
+    [2. 2. 2. 2.]
+    """
+    storage = RingStorage(capacity, n_step, stack, shards, view)
+
+    def init(first: Step) -> Ring:
+        ring = storage.init(first)
+        tree = storage.per_shard(lambda ring: sum_tree.zeros(ring.rows.valid.size), ring)
+        return ring._replace(priorities=tree, max_priority=jnp.ones(()))
+
+    def enter(ring: Ring):
+        (slots, envs), start = ring.rows.valid.shape, storage.drawable(ring)[0]
+        left, entered = (start - 1) % slots, (ring.count - n_step) % slots  # a tick below 0 falls in a blank slot
+        index = jnp.stack([left, entered])[:, None] * envs + jnp.arange(envs)[None]
+        new = jnp.where(ring.rows.valid[entered], ring.max_priority, 0)
+        value = jnp.stack([jnp.zeros_like(new), new])
+        return sum_tree.write(ring.priorities, index.ravel(), value.ravel())
+
+    def add(ring: Ring, step: Step) -> Ring:
+        ring = storage.add(ring, step)
+        return ring._replace(priorities=storage.per_shard(enter, ring))
+
+    def draw(ring: Ring, key, size: int, beta):
+        index, envs = sum_tree.draw(ring.priorities, key, size), ring.rows.valid.shape[1]
+        odds = sum_tree.read(ring.priorities, index) / sum_tree.total(ring.priorities)
+        weight = jnp.where(odds > 0, jnp.where(odds > 0, odds, 1) ** -beta, 0)
+        return index // envs, index % envs, weight, index
+
+    def sample(
+        ring: Ring, key: Array, batch_size: int, gamma: Array, beta: Array | float = 0.0, n: Array | None = None
+    ) -> Transition:
+        batch = storage.sample(functools.partial(draw, beta=beta), ring, key, batch_size, gamma, n)
+        weight = batch.weight / jnp.maximum(jnp.max(batch.weight), 1)
+        return batch._replace(weight=weight.astype(ring.rows.reward.dtype))
+
+    def change(ring: Ring, index, value):
+        value = jnp.where(sum_tree.read(ring.priorities, index) > 0, value, 0)
+        return sum_tree.write(ring.priorities, index, value), jnp.max(value)
+
+    def update(ring: Ring, index, x, alpha) -> Ring:
+        tree, max_priority = storage.per_shard(change, ring, index, (jnp.abs(x) + epsilon) ** alpha)
+        ring = ring._replace(priorities=tree, max_priority=jnp.maximum(ring.max_priority, jnp.max(max_priority)))
+        return after_read(ring, jnp.sum(sum_tree.total(tree)))
+
+    return Replay(init=init, add=add, sample=sample, update=update)

@@ -1,0 +1,134 @@
+"""A ring of Steps on the device, of which stacks, n-step windows and next observations are views.
+
+A row can be drawn while its whole stack and window are stored, and it is valid; the newest `capacity` such rows are.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxql.types import Array, Step, Transition
+
+
+class Ring(NamedTuple):
+    """Tick t lies in slot t % T; its next_obs is written once, ahead, as the obs of slot t + 1."""
+
+    rows: Step  # leaves [T, B, ...]; next_obs is (); of a stack only the newest frame is kept
+    count: Array  # ticks written; observations count - T + 1 .. count are stored
+    priorities: Any = ()  # a sum tree with a leaf T-major for each row, 0 where it cannot be drawn; () if uniform
+    max_priority: Any = ()  # the greatest priority that any row ever had
+
+
+def zero_step(obs: Any) -> Step:
+    """Returns a Step of zeros for observations [B, ...]: buffers take their shapes and dtypes from it.
+
+    >>> print(zero_step(jnp.ones((2, 3))).reward)
+    [0. 0.]
+    """
+    reward = jnp.zeros(len(jax.tree.leaves(obs)[0]))
+    action, no = reward.astype(jnp.int32), reward.astype(bool)
+    return Step(obs=obs, action=action, reward=reward, terminated=no, truncated=no, next_obs=obs, valid=no)
+
+
+def after_read(ring: Ring, seen: Array) -> Ring:
+    """Returns the ring with a fake data dependency on `seen` [], so that XLA schedules later writes after the read.
+
+    Without it XLA copies a buffer that a compiled loop reads and then writes.
+
+    >>> print(after_read(Ring(rows=zero_step(jnp.ones(1)), count=jnp.int32(3)), jnp.float32(7)).count)
+    3
+    """
+    never = (seen != seen) & (seen == seen)
+    return jax.tree.map(lambda x: jnp.where(never, 0, x) if x.ndim == 0 else x, ring)
+
+
+def without_priorities(ring: Ring) -> tuple[Ring, tuple[Any, Any]]:
+    """Returns the ring that learning only reads, and (priorities, max_priority), which it changes.
+
+    `ring._replace(priorities=..., max_priority=...)` puts them together again.
+
+    >>> ring, changing = without_priorities(Ring(rows=zero_step(jnp.ones(1)), count=jnp.int32(3)))
+    >>> changing
+    ((), ())
+    """
+    return ring._replace(priorities=(), max_priority=()), (ring.priorities, ring.max_priority)
+
+
+def write_slot(store: Any, tick: Array, new: Any) -> Any:
+    """Returns the store [T, ...] with `new` [...] in the slot of a tick.
+
+    >>> print(write_slot(jnp.zeros(3), 4, 1.0))
+    [0. 1. 0.]
+    """
+    return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
+
+
+View = Callable[..., Any]  # (rows, t, env, weight, gamma, n_step, stack) -> what is drawn at tick t of an env
+
+
+class RingStorage:
+    """The storage that both kinds of replay share: where rows lie, and which can be drawn."""
+
+    def __init__(self, capacity: int, n_step: int, stack: int, shards: int, view: View):
+        self.capacity, self.n_step, self.stack, self.shards, self.view = capacity, n_step, stack, shards, view
+        self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
+
+    def init(self, first: Step) -> Ring:
+        """Returns an empty ring, with the first observation stored; buffers take shapes and dtypes from the Step."""
+        if len(first.valid) % self.shards:
+            raise ValueError(f"shards is {self.shards}; it must divide the {len(first.valid)} envs")
+        first = first._replace(obs=self._newest(first.obs), next_obs=())
+        slots = -(-self.capacity // len(first.valid)) + self.margin
+        rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
+        return Ring(rows=rows._replace(obs=write_slot(rows.obs, 0, first.obs)), count=jnp.zeros((), jnp.int32))
+
+    def add(self, ring: Ring, step: Step) -> Ring:
+        """Returns the ring with one more tick, in place of the oldest."""
+        obs = write_slot(ring.rows.obs, ring.count + 1, self._newest(step.next_obs))
+        rows = write_slot(ring.rows._replace(obs=()), ring.count, step._replace(obs=(), next_obs=()))
+        return ring._replace(rows=rows._replace(obs=obs), count=ring.count + 1)
+
+    def drawable(self, ring: Ring) -> tuple[Array, Array]:
+        """Returns the ticks [start, end) whose stacks and windows are stored."""
+        end = jnp.maximum(ring.count - self.n_step + 1, 0)
+        return jnp.maximum(end - (len(ring.rows.valid) - self.margin), 0), end
+
+    def views(self, ring: Ring, t: Array, env: Array, weight: Array, gamma: Array, n: Array | None) -> Any:
+        """Returns what is drawn at (t, env) [N]; a given n shortens the windows."""
+        shorter = {} if n is None else {"n": n}
+
+        def one(*place):
+            return self.view(ring.rows, *place, gamma, self.n_step, self.stack, **shorter)
+
+        return jax.vmap(one)(t, env, weight)
+
+    def per_shard(self, f: Callable, ring: Ring, *args: Array) -> Any:
+        """Returns f(ring, *args) of every shard [shards, ...]: f sees its envs, its tree and its part of args [N]."""
+        if self.shards == 1:
+            return f(ring, *args)
+        rows = jax.tree.map(lambda x: x.reshape(len(x), self.shards, -1, *x.shape[2:]), ring.rows)
+        parts = jax.tree.map(lambda x: x.reshape(self.shards, -1, *x.shape[1:]), args)
+        axes = Ring(rows=1, count=None, priorities=0, max_priority=None)
+        return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
+
+    def sample(
+        self, draw: Callable, ring: Ring, key: Array, batch_size: int, gamma: Array, n: Array | None
+    ) -> Transition:
+        """Returns the rows [N] that draw(ring, key, N) -> (t, env, weight, index) finds, as many in every shard."""
+        if batch_size % self.shards:
+            raise ValueError(f"shards is {self.shards}; it must divide the batch of {batch_size}")
+
+        def of_shard(ring, shard):
+            own = key if self.shards == 1 else jax.random.fold_in(key, shard[0])
+            t, env, weight, index = draw(ring, own, batch_size // self.shards)
+            return self.views(ring, t, env, weight, gamma, n)._replace(index=index)
+
+        batch = self.per_shard(of_shard, ring, jnp.arange(self.shards))
+        if self.shards > 1:
+            batch = jax.tree.map(lambda x: x.reshape(batch_size, *x.shape[2:]), batch)
+        return batch
+
+    def _newest(self, obs):
+        return jax.tree.map(lambda x: x[:, -1], obs) if self.stack > 1 else obs
