@@ -1,4 +1,4 @@
-"""Writes the README's tables from the data under results/: python benchmarks/report.py.
+"""Writes the tables of both READMEs from the data under results/: python benchmarks/report.py.
 
 A table stands between `<!-- NAME -->` and `<!-- end -->`, and NAME is a function below.
 """
@@ -15,7 +15,7 @@ from benchmarks.curves import AGENTS, ENVS, common, interval, iqm
 from jaxql.lab.files import read_config, read_metrics
 
 RESULTS = Path(__file__).parent / "results"
-README = Path(__file__).parent.parent / "README.md"
+READMES = Path(__file__).parent.parent / "README.md", Path(__file__).parent / "README.md"
 
 
 def table(head: list[str], rows: list[list]) -> str:
@@ -65,11 +65,53 @@ def atari() -> str:
                     f"{metrics['env_steps'][-1]:,.0f}",
                     f"{metrics['updates'][-1]:,.0f}",
                     f"{seconds / 60:.1f}",
-                    f"{np.nanmax(metrics['test_return']):.2f}",
+                    f"{np.nanmax(metrics['eval_return' if 'eval_return' in metrics else 'test_return']):.2f}",
                     _games(json.loads((folder / "evaluation.json").read_text())),
                 ]
             )
     return table(["game", "agent", "env steps", "updates", "minutes", "best test", "`evaluate`, 20 games"], rows)
+
+
+def headline() -> str:
+    """Four rows for the first page."""
+    solved = json.loads((RESULTS / "solve.json").read_text())
+
+    def runs(agent, env):
+        return [row for row in solved if (row["agent"], row["env"]) == (agent, env)]
+
+    def one(agent, env, f):
+        found = runs(agent, env)
+        said = f"{sum(row['solved'] for row in found)} of {len(found)} seeds solved"
+        return [f"`{agent}`, {env}", said, span([row["env_steps"] / 1e3 for row in found], "{:.0f}k"), f(found)]
+
+    pong = [path for path in sorted((RESULTS / "atari" / "PongNoFrameskip-v4").iterdir()) if path.is_dir()]
+    pong = [path for path in pong if read_config(path)["config"]["agent"] == "dqn"]
+    means = [json.loads((path / "evaluation.json").read_text())["mean"] for path in pong]
+    steps = [read_metrics(path)["env_steps"][-1] / 1e3 for path in pong]
+    return table(
+        ["agent, env", "result", "env steps", "evaluation"],
+        [
+            one(
+                "q-learning",
+                "FrozenLake-v1",
+                lambda found: "exact success " + span([row["exact_return"] for row in found], "{:.3f}"),
+            ),
+            one(
+                "q-learning",
+                "Taxi-v4",
+                lambda found: "exact return " + span([row["exact_return"] for row in found], "{:.2f}"),
+            ),
+            one(
+                "dqn", "CartPole-v1", lambda found: "mean return " + span([row["evaluation"]["mean"] for row in found])
+            ),
+            [
+                "`dqn`, PongNoFrameskip-v4",
+                f"{len(pong)} of {len(pong)} seeds solved",
+                span(steps, "{:.0f}k"),
+                "mean return " + span(means, "{:.1f}"),
+            ],
+        ],
+    )
 
 
 def _games(evaluation: dict) -> str:
@@ -148,8 +190,11 @@ def filled(readme: str) -> str:
     def fill(match):
         return f"<!-- {match[1]} -->\n{globals()[match[1]]()}\n<!-- end -->"
 
-    return re.sub(r"<!-- (solved|atari|curves|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- (headline|solved|atari|curves|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for readme in READMES:
+        readme.write_text(filled(readme.read_text()))

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 
 from jaxql import agents
-from jaxql.agents.base import Hyper, RunConfig, check, epsilon_of, hyper_of, learning_rate_of, new_state
+from jaxql.agents import AgentConfig, validate
+from jaxql.agents.schedules import epsilon_of, learning_rate_of
+from jaxql.agents.state import Hyper, hyper_of, new_state
 from jaxql.errors import UserError
+from jaxql.lab.settings import settings
 from jaxql.types import EnvSpec
 
 BOX = EnvSpec(jax.ShapeDtypeStruct((2, 4), jnp.float32), num_actions=2, num_envs=2)
@@ -20,28 +23,31 @@ TABLE = EnvSpec(jax.ShapeDtypeStruct((2,), jnp.int32), num_actions=2, num_envs=2
 @pytest.mark.parametrize("name", agents.REGISTRY)
 def test_every_named_setting_is_valid(name):
     entry = agents.REGISTRY[name]
-    check(entry.config())
-    for env in entry.tuned:
-        assert agents.settings(entry, env) == entry.config(**entry.tuned[env] | entry.named)
-    for preset in entry.presets:
-        assert agents.settings(entry, "anything", preset) == entry.config(**entry.presets[preset])
+    validate(entry.config())
+    every = entry.tuned.get("*", {})
+    for (config, run), want in [
+        *((settings(entry, env), every | entry.tuned[env] | entry.overrides) for env in entry.tuned),
+        *((settings(entry, "anything", preset), entry.presets[preset]) for preset in entry.presets),
+    ]:
+        both = dataclasses.asdict(config) | dataclasses.asdict(run)
+        assert {setting: both[setting] for setting in want} == want
 
 
-def test_the_notebooks_numbers():
-    dqn = agents.settings(agents.REGISTRY["dqn"], "PongNoFrameskip-v4", "notebook")
+def test_the_textbook_numbers():
+    dqn, _ = settings(agents.REGISTRY["dqn"], "PongNoFrameskip-v4", "textbook")
     got = (dqn.discount, dqn.batch_size, dqn.capacity, dqn.learning_rate, dqn.target_period_updates, dqn.warmup_steps)
     assert got == (0.99, 32, 10_000, 1e-4, 1_000, 10_000)
     for t in 0, 1, 75_000, 148_500, 150_000, 10**6:
         state = new_state(jax.random.key(0), hyper_of(dqn), params=(), data=())._replace(env_steps=t)
         np.testing.assert_allclose(epsilon_of(state), max(0.01, 1 - t / 150_000), rtol=1e-5)
     for name in "value-iteration", "q-iteration", "q-learning":
-        lake = agents.settings(agents.REGISTRY[name], "FrozenLake-v1")
-        assert (lake.discount, lake.test_episodes, lake.solved_at, lake.solved_strictly) == (0.9, 20, 0.8, True)
+        lake, run = settings(agents.REGISTRY[name], "FrozenLake-v1")
+        assert (lake.discount, run.eval_episodes, run.solved_at, run.solved_strictly) == (0.9, 20, 0.8, True)
         if name != "q-learning":
-            assert lake.num_envs * lake.ticks == 100
-    assert agents.settings(agents.REGISTRY["q-learning"], "FrozenLake-v1").learning_rate == 0.2
-    taxi = agents.settings(agents.REGISTRY["q-learning"], "Taxi-v4")
-    assert (taxi.learning_rate, taxi.discount, taxi.test_episodes, taxi.solved_at) == (0.3, 0.8, 50, 7.0)
+            assert lake.num_envs * lake.rollout_length == 100
+    assert settings(agents.REGISTRY["q-learning"], "FrozenLake-v1")[0].learning_rate == 0.2
+    taxi, run = settings(agents.REGISTRY["q-learning"], "Taxi-v4")
+    assert (taxi.learning_rate, taxi.discount, run.eval_episodes, run.solved_at) == (0.3, 0.8, 50, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -55,24 +61,25 @@ def test_the_notebooks_numbers():
         (dict(steps=True), "steps is True; it must be a whole number"),
         (dict(batch_size=0), "batch_size is 0; it must be at least 1"),
         (dict(loss="hubber"), "loss is 'hubber'; it must be one of huber, squared"),
-        (dict(double=1), "double is 1; it must be a bool"),
+        (dict(dueling=1), "dueling is 1; it must be a bool"),
+        (dict(backup="max"), "backup is 'max'; it must be one of greedy, double"),
         (dict(lerning_rate=1.0), 'no setting "lerning_rate" \\(did you mean "learning_rate"\\?\\)'),
         (dict(hidden=(64, 0)), "hidden is \\(64, 0\\)"),
         (dict(hidden="64"), "hidden is '64'"),
-        (dict(head="c51"), "head is 'c51'; it must be one of scalar, munchausen, categorical"),
+        (dict(head="c51"), "head is 'c51'; it must be one of scalar, categorical, quantile"),
     ],
 )
 def test_bad_settings_are_one_clear_line(changes, message):
     with pytest.raises(UserError, match=message) as caught:
-        agents.settings(agents.REGISTRY["dqn"], "CartPole-v1", **changes)
+        settings(agents.REGISTRY["dqn"], "CartPole-v1", **changes)
     assert "\n" not in str(caught.value)
 
 
 def test_unknown_names_come_with_the_nearest():
     with pytest.raises(UserError, match='did you mean "q-learning"'):
         agents.entry_of("q-lerning")
-    with pytest.raises(UserError, match='did you mean "notebook"'):
-        agents.settings(agents.REGISTRY["dqn"], "x", "notbook")
+    with pytest.raises(UserError, match='did you mean "textbook"'):
+        settings(agents.REGISTRY["dqn"], "x", "notbook")
 
 
 @pytest.mark.parametrize("name", ["value-iteration", "q-iteration", "q-learning"])
@@ -86,24 +93,25 @@ def test_tables_refuse_what_is_no_table(name):
 
 def test_agents_refuse_plans_they_cannot_follow():
     entry = agents.REGISTRY["q-learning"]
-    with pytest.raises(UserError, match="ticks and updates must be 1"):
-        entry.make(entry.config(ticks=2), TABLE)
+    with pytest.raises(UserError, match="rollout_length and gradient_steps must be 1"):
+        entry.make(entry.config(rollout_length=2), TABLE)
     entry = agents.REGISTRY["dqn"]
     for changes, message in (
         (dict(network="nature-cnn"), "needs images"),
         (dict(v_min=1.0, v_max=1.0), "v_min must be less"),
-        (dict(head="munchausen", double=True), "set double to False"),
-        (dict(head="munchausen-implicit-quantile", double=True), "set double to False"),
         (dict(head="quantile", loss="squared"), "the quantile head has one of its own"),
         (dict(network="impala-cnn"), "needs images"),
-        (dict(n_step=2, n_step_end=3, anneal_updates=9), "n_step_end is 3; n falls, so it must be at most n_step"),
+        (
+            dict(n_step=2, n_step_end=3, horizon_anneal_updates=9),
+            "n_step_end is 3; n falls, so it must be at most n_step",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             entry.make(entry.config(**changes), BOX)
 
 
 def test_learning_rate_falls_on_its_line():
-    hyper = Hyper(learning_rate=0.1, decay_from=10, decay_updates=100, decay_to=0.2)
+    hyper = Hyper(learning_rate=0.1, lr_decay_start=10, lr_decay_steps=100, lr_decay_fraction=0.2)
     state = new_state(jax.random.key(0), hyper, params=(), data=())
     rates = [float(learning_rate_of(state._replace(updates=t))) for t in (0, 10, 60, 110, 1000)]
     np.testing.assert_allclose(rates, [0.1, 0.1, 0.06, 0.02, 0.02], rtol=1e-5)
@@ -111,7 +119,7 @@ def test_learning_rate_falls_on_its_line():
 
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        RunConfig().steps = 1
+        AgentConfig().num_envs = 1
 
 
 def test_target_network_is_copied_exactly_every_period_and_shares_nothing():

@@ -13,26 +13,31 @@ import pytest
 
 from jaxql import agents, loop
 from jaxql.agents import pqn, r2d2
-from jaxql.agents.base import Hyper, hyper_of as hyper_of_settings
 from jaxql.agents.deep import network_of
-from jaxql.agents.dqn import Config, dqn, head_of
+from jaxql.agents.dqn import Config, backup_of, dqn, head_of, network_variant
 from jaxql.agents.q_learning import q_learning
+from jaxql.agents.state import Hyper, hyper_of as hyper_of_settings
 from jaxql.envs.worlds import JaxEnv, autoreset, catch, from_mdp, on_host
 from jaxql.lab import checkpoint
+from jaxql.losses import q_loss
+from jaxql.losses.heads import scalar
 from jaxql.planning import from_gymnasium
 from jaxql.replay import Ring, uniform_replay, zero_step
 from jaxql.types import Network, Transition
 
-TABLES = Hyper(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
-NETWORKS = TABLES._replace(learning_rate=0.003)
-CAUTIOUS = TABLES._replace(learning_rate=0.0005)  # other heads magnify rounding from update to update
+TABLES = dict(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
+CAUTIOUS = 0.0005  # other heads magnify rounding from update to update
 ENVS = 4
-SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
-TINY = dict(network="mlp", capacity=400, batch_size=32, v_min=-2.0, v_max=2.0, beta_steps=500)  # whatever the name
-SCHEDULES = dict(reset_every_updates=120, anneal_updates=50, n_step=10, n_step_end=3, discount_end=0.95)
-ONLINE = dict(warmup=0, rounds=200, ticks=1, updates=1)  # a table keeps one Step: more ticks would lose some
-ROLLOUT = dict(warmup=0, rounds=50, ticks=8, updates=4)
-REPLAY = dict(warmup=20, rounds=50, ticks=2, updates=4)
+SMALL = dict(
+    gradient_steps=4, n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500
+)
+TINY = dict(
+    network="mlp", gradient_steps=4, capacity=400, batch_size=32, v_min=-2.0, v_max=2.0, beta_steps=500
+)  # whatever the name
+SCHEDULES = dict(reset_every_updates=120, horizon_anneal_updates=50, n_step=10, n_step_end=3, discount_end=0.95)
+ONLINE = dict(warmup=0, rounds=200, rollout_length=1)  # a table keeps one Step: more would be lost
+ROLLOUT = dict(warmup=0, rounds=50, rollout_length=8)
+REPLAY = dict(warmup=20, rounds=50, rollout_length=2)
 # Two compilations of a network round differently; 200 updates apart they may differ by this. Tables: not at all.
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 
@@ -56,15 +61,18 @@ def settings_of(name):
     """Few rows and narrow layers, and schedules of a name so short that they are run through."""
     entry = agents.REGISTRY[name]
     if name == "pqn":
-        return entry.config(ticks=8, updates=4, minibatches=4, hidden=(32,))
+        return entry.config(rollout_length=8, gradient_steps=4, minibatches=4, hidden=(32,))
     if name == "r2d2":
-        return entry.config(capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16)
-    return entry.config(**(SMALL | entry.named | TINY if deep(name) else {}))
+        return entry.config(
+            gradient_steps=4, capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16
+        )
+    return entry.config(**(SMALL | entry.overrides | TINY if deep(name) else {}))
 
 
 def hyper_of(name):
-    hyper = (NETWORKS if name == "dqn" else CAUTIOUS) if deep(name) else TABLES
-    return hyper._replace(**SCHEDULES) if "reset_every_updates" in agents.REGISTRY[name].named else hyper
+    changes = TABLES | (dict(learning_rate=0.003 if name == "dqn" else CAUTIOUS) if deep(name) else {})
+    hyper = hyper_of_settings(settings_of(name))._replace(**changes)
+    return hyper._replace(**SCHEDULES) if "reset_every_updates" in agents.REGISTRY[name].overrides else hyper
 
 
 def agent_of(name):
@@ -124,12 +132,12 @@ def test_host_loop_equals_scan_and_traces_once(name):
     assert gap(state.params, compiled.params) <= (TOLERANCE if deep(name) else 0)
     assert set(traces.values()) == {1}
     assert gap(state.params, begun) > 0.01, "nothing was learned"
-    assert state.updates == compiled.updates == plan["rounds"] * plan["updates"]
+    assert state.updates == compiled.updates == plan["rounds"] * settings_of(name).gradient_steps
     assert state.env_steps == compiled.env_steps
     if ring_of(state) is not None:
         np.testing.assert_array_equal(ring_of(state).rows.action, ring_of(compiled).rows.action)
     assert jax.tree.map(np.shape, host_metrics) == jax.tree.map(np.shape, metrics)
-    assert metrics["loss"].shape == (plan["rounds"], plan["updates"])
+    assert metrics["loss"].shape == (plan["rounds"], settings_of(name).gradient_steps)
 
 
 @every_agent
@@ -179,7 +187,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(name):
 
 @every_agent
 def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
-    agent = loop.compiled(agent_of(name))
+    agent = loop.jit_agent(agent_of(name))
     _, start, _ = program(agent, plan_of(name))
     key = jax.random.key(0)
     state, _, obs = start(key, hyper_of(name))
@@ -198,7 +206,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
 @every_agent
 def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
     """An emulator may write its next frame where the last one was."""
-    agent = loop.compiled(agent_of(name))
+    agent = loop.jit_agent(agent_of(name))
     obs = np.array(autoreset(catch(), num_envs=ENVS)[0](jax.random.key(0))[1])
     given = [obs.copy(), jax.tree.map(np.array, zero_step(obs)._replace(valid=np.ones(ENVS, bool)))]
     state = agent.init(jax.random.key(0), given[0], hyper_of(name))
@@ -235,8 +243,7 @@ def plain(x):
 def test_no_gradient_flows_into_the_target_network(name):
     config, spec, rng = settings_of(name), catch().spec(ENVS), np.random.default_rng(0)
     head = head_of(config)
-    outputs = dict(outputs=head.outputs, fractions=head.fractions, dueling=config.dueling, noisy=config.noisy)
-    network = network_of(config, spec, **outputs)
+    network = network_of(config, spec, **network_variant(config, head))
     obs, next_obs = jnp.asarray(rng.integers(spec.num_states, size=(2, ENVS)), spec.obs.dtype)
     action, ones = jnp.asarray(rng.integers(3, size=ENVS)), jnp.ones(ENVS)
     rows = Transition(obs=obs, action=action, reward=ones, discount=ones / 2, next_obs=next_obs, weight=ones)
@@ -244,8 +251,7 @@ def test_no_gradient_flows_into_the_target_network(name):
 
     def loss(params, target):
         key = jax.random.key(2) if config.noisy or head.fractions else None
-        options = dict(double=config.double, penalty=optax.huber_loss, key=key)
-        return head.loss(params, target, rows, network.apply, **options)[0]
+        return q_loss(params, target, rows, network.apply, backup=backup_of(config), head=head, key=key)[0]
 
     into_online, into_target = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, target)
     assert gap(into_online, jax.tree.map(jnp.zeros_like, into_online)) > 0
@@ -294,7 +300,7 @@ BIAS = Network(  # one number, whatever is seen
 PROBES = {
     "q-learning": (q_learning(1, 1), 0.01),
     "dqn": (
-        dqn(BIAS, uniform_replay(1200), batch_size=256, penalty=optax.l2_loss, optimizer=optax.identity()),
+        dqn(BIAS, uniform_replay(1200), scalar(optax.l2_loss), batch_size=256, optimizer=optax.identity()),
         0.1,
     ),
 }
@@ -304,7 +310,7 @@ PROBES = {
 def test_truncation_bootstraps_and_termination_does_not(name):
     """An annuity of 1 at discount 0.9 is worth 10; if one step in 5 ends it, and all look alike, 1 / (1 - 0.72)."""
     agent, learning_rate = PROBES[name]
-    plan = dict(warmup=300, rounds=2000, ticks=1, updates=1)
+    plan = dict(warmup=300, rounds=2000, rollout_length=1)
     hyper = hyper_of(name)._replace(learning_rate=learning_rate, target_period_updates=10)
     for limit_terminates, worth in (False, 10.0), (True, 1 / (1 - 0.9 * 4 / 5)):
         run = program(agent, plan, ANNUITY, step_limit=5, limit_terminates=limit_terminates)[0]
@@ -316,8 +322,8 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
     mdp = from_gymnasium("FrozenLake-v1", is_slippery=False)
     jax_env = from_mdp(mdp)
     agent = q_learning(jax_env.num_states, jax_env.num_actions)
-    hyper = TABLES._replace(learning_rate=0.2, exploration_steps=20_000.0)
-    plan = dict(warmup=0, rounds=10_000, ticks=1, updates=1)
+    hyper = Hyper(**TABLES | dict(learning_rate=0.2, exploration_steps=20_000.0))
+    plan = dict(warmup=0, rounds=10_000, rollout_length=1)
     (state, *_), _ = jax.jit(program(agent, plan, jax_env)[0])(jax.random.key(0), hyper)
     np.testing.assert_allclose(jnp.max(state.params["q_values"][0]), 0.9**5, atol=1e-3)
 
@@ -325,11 +331,13 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
 @of(name for name in agents.REGISTRY if deep(name))
 def test_it_catches(name):
     """Nearly every ball caught (mean return 1) after 30 compiled seconds at most; without learning the mean is -0.6."""
-    agent = agent_of(name)
-    hyper = hyper_of_settings(settings_of(name))._replace(learning_rate=3e-3, discount=0.9, target_period_updates=50)
-    hyper = hyper._replace(exploration_steps=min(hyper.exploration_steps, 4_000), beta_steps=8_000)
-    plan = dict(warmup=100, rounds=1_500, ticks=1, updates=1)
-    plan = dict(warmup=0, rounds=1_500, ticks=8, updates=8) if name == "pqn" else plan
+    config = dataclasses.replace(settings_of(name), gradient_steps=8 if name == "pqn" else 1)
+    agent = agents.REGISTRY[name].make(config, catch().spec(ENVS))
+    hyper = hyper_of_settings(config)._replace(learning_rate=3e-3, discount=0.9, target_period_updates=50)
+    hyper = hyper._replace(exploration_steps=min(hyper.exploration_steps, 4_000))
+    hyper = hyper if isinstance(hyper.beta, tuple) else hyper._replace(beta_steps=8_000)
+    plan = dict(warmup=100, rounds=1_500, rollout_length=1)
+    plan = dict(warmup=0, rounds=1_500, rollout_length=8) if name == "pqn" else plan
     run = jax.jit(program(agent, plan)[0]).lower(jax.random.key(0), hyper).compile()
     began = time.perf_counter()
     (state, env, obs), _ = jax.block_until_ready(run(jax.random.key(0), hyper))

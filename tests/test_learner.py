@@ -10,10 +10,12 @@ import pytest
 from test_variants import DQN, TABLE, filled
 
 from jaxql import agents, networks
-from jaxql.agents.base import LEARN, Hyper, beta_of, hyper_of, new_state
 from jaxql.agents.deep import optimizer_of
 from jaxql.agents.dqn import head_of
+from jaxql.agents.schedules import beta_of
+from jaxql.agents.state import LEARN, Hyper, hyper_of, new_state
 from jaxql.keys import address
+from jaxql.losses import q_loss
 from jaxql.replay import prioritised_replay, zero_step
 from jaxql.types import EnvSpec
 
@@ -26,7 +28,7 @@ def actions_of(config):
     agent, obs = DQN.make(config, WIDE), jnp.ones((64, 4))
     state, act = agent.init(jax.random.key(0), obs, hyper_of(config)), jax.jit(agent.act)
     state = state._replace(env_steps=jnp.int32(1000))
-    return np.array([act(state._replace(ticks=jnp.int32(t)), obs)[0] for t in range(20)])
+    return np.array([act(state._replace(vector_steps=jnp.int32(t)), obs)[0] for t in range(20)])
 
 
 def test_noise_explores_anew_at_every_tick():
@@ -46,7 +48,7 @@ def test_every_update_learns_with_noise_of_its_own():
         row = zero_step(obs)._replace(reward=jnp.ones(2), valid=jnp.ones(2, bool), next_obs=obs)
         state = agent.observe(agent.observe(state, row), row)
         learn = jax.jit(agent.learn)
-        losses = [float(learn(state._replace(updates=jnp.int32(t)))[1]["loss"]) for t in range(3)]
+        losses = [float(learn(state._replace(updates=jnp.int32(t)))[1]["loss"][0]) for t in range(3)]
         assert len(set(losses)) == (3 if noisy else 1)
 
 
@@ -58,7 +60,7 @@ def test_beta_rises_on_its_line():
 
 @pytest.mark.parametrize("env_steps", [0, 500])
 def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
-    config = dataclasses.replace(BASE, prioritised=True, alpha=1.0, beta=0.2, beta_steps=1000, hidden=())
+    config = dataclasses.replace(BASE, prioritised=True, priority_exponent=1.0, beta=0.2, beta_steps=1000, hidden=())
     agent, state = filled(config, TABLE)
     state, _ = jax.jit(agent.learn)(state)  # priorities are no longer all alike
     state = state._replace(env_steps=jnp.int32(env_steps))
@@ -67,11 +69,9 @@ def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
 
     def expected(beta):
         batch = replay.sample(state.data, address(state.key, LEARN, state.updates), 8, config.discount, beta)
-        return float(
-            head.loss(state.params, state.target, batch, network.apply, double=False, penalty=optax.huber_loss)[0]
-        )
+        return float(q_loss(state.params, state.target, batch, network.apply, head=head)[0])
 
-    loss = float(jax.jit(agent.learn)(state)[1]["loss"])
+    loss = float(jax.jit(agent.learn)(state)[1]["loss"][0])
     np.testing.assert_allclose(loss, expected(0.2 + 0.8 * env_steps / 1000), rtol=1e-5)
     assert abs(loss - expected(0.9)) > 1e-4
 
@@ -97,10 +97,10 @@ def test_without_a_target_network_the_online_one_bootstraps():
     for target in ("hard", "none"):
         agent, state = filled(dataclasses.replace(config, target=target), TABLE)
         moved = jax.tree.map(lambda x: x + 1, state.params)
-        states[target] = float(jax.jit(agent.learn)(state._replace(params=moved))[1]["loss"])
+        states[target] = float(jax.jit(agent.learn)(state._replace(params=moved))[1]["loss"][0])
     agent, state = filled(dataclasses.replace(config, target="hard"), TABLE)
     moved = jax.tree.map(lambda x: x + 1, state.params)
-    both = float(jax.jit(agent.learn)(state._replace(params=moved, target=moved))[1]["loss"])
+    both = float(jax.jit(agent.learn)(state._replace(params=moved, target=moved))[1]["loss"][0])
     np.testing.assert_allclose(states["none"], both, rtol=1e-6)
     assert abs(states["hard"] - both) > 1e-3
 
@@ -140,7 +140,7 @@ def test_an_agent_from_outside_has_a_name_of_its_own(tmp_path, monkeypatch, caps
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outside_agent.py").write_text(
         "from jaxql import agents\nfrom jaxql.agents import q_learning as q\n"
-        "mine = agents.Entry(q.Config, q.make, {}, {}, dict(learning_rate=0.3))\nother = 1\n"
+        "mine = agents.AgentEntry(q.Config, q.make, {}, {}, dict(learning_rate=0.3))\nother = 1\n"
     )
     argv = ["--env", "FrozenLake-v1", "--steps", "200", "--out", "run"]
     assert cli.main(["train", "outside_agent:mine", *argv]) == 0
@@ -149,4 +149,4 @@ def test_an_agent_from_outside_has_a_name_of_its_own(tmp_path, monkeypatch, caps
     for name, message in (("outside_agent:other", "is int; an agent"), ("nowhere_at_all:x", "No module named")):
         assert cli.main(["train", name, *argv]) == 2
         assert message in capsys.readouterr().err
-    assert agents.entry_of("outside_agent:mine").named == {"learning_rate": 0.3}
+    assert agents.entry_of("outside_agent:mine").overrides == {"learning_rate": 0.3}

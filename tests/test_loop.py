@@ -22,16 +22,16 @@ def order(learns_last, **plan):
 
 
 def test_order_is_law():
-    plan = dict(warmup=0, rounds=1, ticks=2, updates=2)
-    assert order(False, **plan) == "act step observe act learn learn step observe"
-    assert order(True, **plan) == "act step observe act step observe learn learn"
-    assert order(False, warmup=2, rounds=1, ticks=1, updates=1) == "act step observe " * 2 + "act learn step observe"
+    plan = dict(warmup=0, rounds=1, rollout_length=2)
+    assert order(False, **plan) == "act step observe act learn step observe"
+    assert order(True, **plan) == "act step observe act step observe learn"
+    assert order(False, warmup=2, rounds=1, rollout_length=1) == "act step observe " * 2 + "act learn step observe"
 
 
 def test_counts_that_make_no_sense_are_refused():
-    for plan in (dict(ticks=0), dict(rounds=0), dict(updates=0), dict(warmup=-1)):
-        with pytest.raises(ValueError, match="need ticks, rounds, updates >= 1"):
-            order(False, **dict(warmup=0, rounds=1, ticks=1, updates=1) | plan)
+    for plan in (dict(rollout_length=0), dict(rounds=0), dict(warmup=-1)):
+        with pytest.raises(ValueError, match="need rounds, rollout_length >= 1"):
+            order(False, **dict(warmup=0, rounds=1, rollout_length=1) | plan)
 
 
 @pytest.mark.parametrize("length", [1, 5, 12])

@@ -8,13 +8,12 @@ import pytest
 
 import jaxql
 from jaxql import agents, envs, loop
-from jaxql.agents.base import Hyper, hyper_of
 from jaxql.agents.r2d2 import r2d2
+from jaxql.agents.state import Hyper, hyper_of
 from jaxql.envs.worlds import JaxEnv, autoreset
 from jaxql.errors import UserError
 from jaxql.lab import evaluation
-from jaxql.recurrent import restarted
-from jaxql.replay import uniform_replay
+from jaxql.replay import reset_memory, uniform_replay
 from jaxql.types import Agent, EnvSpec, Network
 
 ENVS, LENGTH, CUES = 8, 5, 2
@@ -75,7 +74,7 @@ def mean_return(agent, params, episodes=200):
         env, obs, memory = carry
         action, memory = agent.policy(params, obs, memory, jax.random.key(0))
         env, (obs, reward, terminated, _, valid) = env_step(env, action)
-        return (env, obs, restarted(memory, valid)), (reward, terminated)
+        return (env, obs, reset_memory(memory, valid)), (reward, terminated)
 
     env, obs = begin(jax.random.key(1))
     memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(agent.policy, params, obs, (), jax.random.key(0))[1])
@@ -91,7 +90,7 @@ def trained(name, rounds, **settings):
     agent, (begin, env_step) = entry.make(config, SPEC), recall()
     env, obs = begin(jax.random.key(0))
     carry = agent.init(jax.random.key(0), obs, hyper_of(config)), env, obs
-    plan = dict(warmup=20, rounds=rounds, ticks=1, updates=1)
+    plan = dict(warmup=20, rounds=rounds, rollout_length=1)
     (state, *_), _ = jax.jit(lambda carry: loop.train(agent, env_step, carry, **plan))(carry)
     return agent, state
 
@@ -106,13 +105,15 @@ def test_it_recalls_a_cue(changes):
 @pytest.mark.slow
 @pytest.mark.parametrize("core", ["gru", "lstm"])
 def test_pqn_with_a_memory_recalls_it_too(core):
-    settings = dict(hidden=(32, 32), core=core, core_width=32, minibatches=2, learning_rate=2e-3, discount=0.95)
+    settings = dict(
+        hidden=(32, 32), core=core, core_width=32, gradient_steps=4, minibatches=2, learning_rate=2e-3, discount=0.95
+    )
     entry = agents.REGISTRY["pqn"]
     config = entry.config(num_envs=ENVS, exploration_steps=20_000, epsilon=0.02, **settings)
     agent, (begin, env_step) = entry.make(config, SPEC), recall()
     env, obs = begin(jax.random.key(0))
     carry = agent.init(jax.random.key(0), obs, hyper_of(config)), env, obs
-    plan = dict(warmup=0, rounds=200, ticks=32, updates=4)
+    plan = dict(warmup=0, rounds=200, rollout_length=32)
     (state, *_), _ = jax.jit(lambda carry: loop.train(agent, env_step, carry, **plan))(carry)
     assert mean_return(agent, state.params) >= 0.8
 
@@ -126,7 +127,7 @@ def test_without_memory_nobody_does():
 
 @pytest.mark.slow
 def test_a_run_recalls_in_its_tests_and_when_it_is_opened_again(tmp_path):
-    settings = SMALL | dict(num_envs=ENVS, steps=8_000, warmup_steps=200, test_every=8_000, exploration_steps=4_000)
+    settings = SMALL | dict(num_envs=ENVS, steps=8_000, warmup_steps=200, eval_every=8_000, exploration_steps=4_000)
     run = jaxql.train("r2d2", env=Recall, out=tmp_path, quiet=True, **settings)
     assert run.best_score >= 0.8
     assert np.mean(run.evaluate(50).returns) >= 0.8
@@ -152,13 +153,15 @@ def test_the_memory_stored_is_the_one_it_acts_with():
         env, (next_obs, *outcome, valid) = jax.jit(env_step)(env, action)
         step = jaxql.Step(obs, action, *outcome, next_obs, valid, extra)
         state, obs = observe(state, step), next_obs
-        slot = (state.ticks - 1) % len(state.data.ring.rows.valid)
+        slot = (state.vector_steps - 1) % len(state.data.ring.rows.valid)
         np.testing.assert_array_equal(state.data.ring.rows.extra[slot], seen)
         seen = np.where(valid, seen, 0)
 
 
 def test_drawn_sequences_get_the_priority_of_their_errors():
-    settings = dict(hidden=(8,), core_width=4, burn_in=1, length=3, batch_size=4, prioritised=True, eta=0.7, alpha=0.5)
+    settings = dict(
+        hidden=(8,), core_width=4, burn_in=1, length=3, batch_size=4, prioritised=True, eta=0.7, priority_exponent=0.5
+    )
     agent, state = trained("r2d2", 3, **settings)
     learned, _ = jax.jit(agent.learn)(state)
     before, after = (x.data.ring.priorities[0].ravel() for x in (state, learned))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql import sum_tree
-from jaxql.replay import fold, prioritised_replay, uniform_replay, zero_step
+from jaxql.replay import n_step_transition, prioritised_replay, sum_tree, uniform_replay, zero_step
 from jaxql.types import Step, Transition
 
 DRAWS = 300
@@ -89,7 +88,7 @@ def test_a_traced_n_is_the_static_one(kind, most=5, envs=3, stack=2, gamma=0.9):
         for got, want in zip(batch[:6], zip(*rows, strict=True), strict=False):
             np.testing.assert_allclose(got, np.array(want), atol=1e-5) if got is not batch.weight else None
         t, env = (jnp.array(x) for x in zip(*places, strict=True))
-        static = jax.vmap(lambda t, w, n=n: fold(ring.rows, t, w, 1.0, gamma, n, stack))(t, env)
+        static = jax.vmap(lambda t, w, n=n: n_step_transition(ring.rows, t, w, 1.0, gamma, n, stack))(t, env)
         jax.tree.map(np.testing.assert_array_equal, batch._replace(weight=(), index=()), static._replace(weight=()))
     assert sample._cache_size() == 1
 
@@ -146,19 +145,19 @@ class SlowPriorities:
     """Priorities by their definition, in a dict of (tick, env)."""
 
     def __init__(self, log, n, stack, starts):
-        self.log, self.n, self.starts, self.p, self.largest, self.count = log, n, starts, {}, 1.0, 0
+        self.log, self.n, self.starts, self.p, self.max_priority, self.count = log, n, starts, {}, 1.0, 0
 
     def add(self):
         self.count += 1
         entered = self.count - self.n
         if entered >= 0:
             valid = self.log[entered].valid
-            self.p |= {(entered, env): self.largest for env in range(len(valid)) if valid[env]}
+            self.p |= {(entered, env): self.max_priority for env in range(len(valid)) if valid[env]}
         self.p = {place: p for place, p in self.p.items() if place[0] > entered - self.starts}
 
     def update(self, places, td_errors, alpha):
         self.p |= {place: (abs(e) + 1e-6) ** alpha for place, e in zip(places, td_errors, strict=True)}
-        self.largest = max(self.largest, *(self.p[place] for place in places))
+        self.max_priority = max(self.max_priority, *(self.p[place] for place in places))
 
 
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4)])
@@ -181,7 +180,7 @@ def test_priorities_equal_the_definition_at_every_fill_level(n, stack, envs=3, s
         leaves[[t % slots * envs + env for t, env in slow.p]] = list(slow.p.values())
         np.testing.assert_allclose(ring.priorities[0].ravel()[: leaves.size], leaves, rtol=1e-5)
         np.testing.assert_allclose(sum_tree.total(ring.priorities), leaves.sum(), rtol=1e-5)
-        np.testing.assert_allclose(ring.largest, slow.largest, rtol=1e-5)
+        np.testing.assert_allclose(ring.max_priority, slow.max_priority, rtol=1e-5)
 
 
 def test_weights_undo_the_odds(beta=0.7):
@@ -196,8 +195,8 @@ def test_weights_undo_the_odds(beta=0.7):
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
-def test_groups_draw_from_their_own_worlds(kind, ticks=5):
-    replay = kind(capacity=40, groups=4)
+def test_shards_draw_from_their_own_envs(kind, ticks=5):
+    replay = kind(capacity=40, shards=4)
     step = zero_step(jnp.arange(8))._replace(valid=jnp.arange(8) != 3)
     ring = replay.init(step)
     for _ in range(ticks):
@@ -208,13 +207,13 @@ def test_groups_draw_from_their_own_worlds(kind, ticks=5):
     drawn = [set(np.unique(part)) for part in np.asarray(batch.obs).reshape(4, 100)]
     assert drawn == [{0, 1}, {2}, {4, 5}, {6, 7}]
     if kind == uniform_replay:
-        assert len({tuple(part % 2) for part in np.asarray(batch.obs).reshape(4, 100)}) == 4, "the groups draw alike"
-    with pytest.raises(ValueError, match="groups is 4; it must divide the batch of 30"):
+        assert len({tuple(part % 2) for part in np.asarray(batch.obs).reshape(4, 100)}) == 4, "the shards draw alike"
+    with pytest.raises(ValueError, match="shards is 4; it must divide the batch of 30"):
         replay.sample(ring, jax.random.key(0), 30, 0.9)
 
 
-def test_weights_undo_what_groups_do_to_the_odds(beta=0.7):
-    replay, p = prioritised_replay(capacity=8, groups=2), np.array([1.0, 2.0, 5.0, 9.0])
+def test_weights_undo_what_shards_do_to_the_odds(beta=0.7):
+    replay, p = prioritised_replay(capacity=8, shards=2), np.array([1.0, 2.0, 5.0, 9.0])
     step = zero_step(jnp.arange(4))._replace(valid=jnp.ones(4, bool))
     ring = replay.add(replay.init(step), step)
     ring = replay.update(ring, jnp.array([0, 1, 0, 1]), p, 1.0)  # indices count within a group
@@ -227,7 +226,7 @@ def test_weights_undo_what_groups_do_to_the_odds(beta=0.7):
 def test_writes_are_in_place():
     step = zero_step(jnp.zeros((2, 4, 84, 84), jnp.uint8))
     kinds = uniform_replay, prioritised_replay
-    for replay in (kind(500, 3, 4, groups=groups) for kind in kinds for groups in (1, 2)):
+    for replay in (kind(500, 3, 4, shards=shards) for kind in kinds for shards in (1, 2)):
         ring = replay.init(step)
         pointers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(ring)]
         ring = jax.jit(replay.add, donate_argnums=0)(ring, step)

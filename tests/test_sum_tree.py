@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql import sum_tree
+from jaxql.replay import sum_tree
 
 
 @pytest.mark.parametrize("size", [1, 128, 129, 40_000])

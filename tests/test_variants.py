@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql import agents, sum_tree
-from jaxql.agents.base import RESET, Hyper, annealed_horizon, hyper_of, new_state
+from jaxql import agents
+from jaxql.agents.schedules import annealed_horizon
+from jaxql.agents.state import RESET, Hyper, hyper_of, new_state
 from jaxql.envs.worlds import autoreset, catch
 from jaxql.keys import address
 from jaxql.networks import make_network
-from jaxql.replay import zero_step
+from jaxql.replay import sum_tree, zero_step
 from jaxql.types import EnvSpec
 
 DQN = agents.REGISTRY["dqn"]
@@ -90,7 +91,9 @@ def test_every_seed_is_reset_with_weights_of_its_own_when_its_own_number_says():
 
 
 def test_n_and_gamma_move_exponentially_and_afresh_after_a_reset():
-    hyper = Hyper(discount=0.97, discount_end=0.997, n_step=10, n_step_end=3, anneal_updates=50, reset_every_updates=80)
+    hyper = Hyper(
+        discount=0.97, discount_end=0.997, n_step=10, n_step_end=3, horizon_anneal_updates=50, reset_every_updates=80
+    )
     state = new_state(jax.random.key(0), hyper, params=(), data=())
     horizon = jax.jit(annealed_horizon)
     n, left = 10.0, 0.03  # multiplied by the same factor at every update
@@ -112,7 +115,9 @@ def test_n_and_gamma_move_exponentially_and_afresh_after_a_reset():
 def test_an_agent_draws_windows_of_the_n_and_gamma_of_the_moment():
     """A reward of 1 at every step and a target network that says 0: the TD error is what n and gamma make of it."""
     config = DQN.config(hidden=(), capacity=64, batch_size=8, n_step=4, n_step_end=2, discount=0.5, discount_end=0.9)
-    config = dataclasses.replace(config, anneal_updates=10, learning_rate=0.0, prioritised=True, alpha=1.0)
+    config = dataclasses.replace(
+        config, horizon_anneal_updates=10, learning_rate=0.0, prioritised=True, priority_exponent=1.0
+    )
     agent, state = filled(config, TABLE)
     nothing = jax.tree.map(jnp.zeros_like, state.params)
     rows = state.data.rows._replace(reward=jnp.ones_like(state.data.rows.reward))
@@ -130,7 +135,9 @@ KL = np.log(5) + 0.7 * np.log(0.7) + 0.3 * np.log(0.3)  # of atoms -2 .. 2 that 
 )
 def test_priorities_are_divergences_of_a_categorical_head_and_td_errors_of_any_other(head, priority):
     """Every row ends with a reward of 0.3, and the network says nothing of any."""
-    config = DQN.config(hidden=(), head=head, atoms=5, v_min=-2.0, v_max=2.0, capacity=64, prioritised=True, alpha=1.0)
+    config = DQN.config(
+        hidden=(), head=head, num_atoms=5, v_min=-2.0, v_max=2.0, capacity=64, prioritised=True, priority_exponent=1.0
+    )
     agent, state = filled(config, TABLE)
     rows = state.data.rows
     rows = rows._replace(reward=jnp.full_like(rows.reward, 0.3), terminated=jnp.ones_like(rows.terminated))

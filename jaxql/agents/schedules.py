@@ -16,6 +16,8 @@ def _unused(x: Any) -> bool:
 def epsilon_of(state: Any) -> Array:
     """Returns the exploration rate at this point of the run."""
     hyper = state.hyper
+    if _unused(hyper.epsilon):
+        return jnp.zeros(())
     if _unused(hyper.exploration_steps):
         return hyper.epsilon
     return explore.linear_epsilon(state.env_steps, hyper.epsilon, hyper.exploration_steps)
