@@ -19,18 +19,18 @@ import numpy as np
 RESULTS = Path(__file__).parent / "results" / "curves"
 SEEDS = 5
 AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow", "pqn"
-PLAIN = dict(double=False, n_step=1)  # what is tuned for CartPole has both
+PLAIN = dict(backup="greedy", n_step=1)  # what is tuned for CartPole has both
 CLASSIC = dict(
-    num_envs=8, updates=2, hidden=(128, 128), learning_rate=5e-4, batch_size=32, capacity=50_000, warmup_steps=1_000,
+    num_envs=8, gradient_steps=2, hidden=(128, 128), learning_rate=5e-4, batch_size=32, capacity=50_000, warmup_steps=1_000,
     target_period_updates=200, exploration_steps=20_000, epsilon=0.05, v_min=-100.0, v_max=0.0,
 )  # fmt: skip
 MINATAR = dict(  # replay, batch, epsilon and target period of its paper; an update each 8 steps, not each one
     num_envs=8, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
 )  # fmt: skip
-ROUNDS = dict(num_envs=8, ticks=32, updates=32, minibatches=8, learning_rate=5e-4, trace=0.9, exploration_steps=20_000)
-FRAMES = dict(num_envs=16, ticks=32, updates=16, minibatches=8, learning_rate=5e-4)
-HILL = dict(updates=4, batch_size=64, learning_rate=1e-3, target_period_updates=300, epsilon=0.07, v_min=-50.0)
+ROUNDS = dict(num_envs=8, rollout_length=32, gradient_steps=32, minibatches=8, learning_rate=5e-4, lambda_=0.9, exploration_steps=20_000)
+FRAMES = dict(num_envs=16, rollout_length=32, gradient_steps=16, minibatches=8, learning_rate=5e-4)
+HILL = dict(gradient_steps=4, batch_size=64, learning_rate=1e-3, target_period_updates=300, epsilon=0.07, v_min=-50.0)
 ENVS = {  # env steps; what differs from the tuned settings, or the defaults, of agents with a replay, and of pqn
     "jax:cartpole": (100_000, {}, {}),
     "gymnax:Acrobot-v1": (100_000, CLASSIC, ROUNDS),
@@ -49,12 +49,12 @@ def cell(agent: str, env: str) -> dict:
     from jaxql import agents
 
     steps, shared, of_pqn = ENVS[env]
-    settings = dict(steps=steps, log_every=steps // 100, test_every=10**9, checkpoint_every=10**9)
+    settings = dict(steps=steps, log_every=steps // 100, eval_every=10**9, checkpoint_every=10**9)
     if agent == "pqn":
         settings |= of_pqn
     else:  # what an agent's name says goes before what they share
-        settings |= PLAIN | shared | agents.entry_of(agent).named
-        settings |= dict(atoms=8) if agent == "iqn" else {}  # as few as are in its paper's figure 2
+        settings |= PLAIN | shared | agents.entry_of(agent).overrides
+        settings |= dict(num_atoms=8) if agent == "iqn" else {}  # as few as are in its paper's figure 2
     with tempfile.TemporaryDirectory() as folder:
         runs = jaxql.train(agent, env, seeds=SEEDS, out=Path(folder) / "runs", quiet=True, **settings)
         curves = []

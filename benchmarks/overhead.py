@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.measure import interleaved
 from jaxql import loop
-from jaxql.agents.base import Hyper, after, new_state
+from jaxql.agents.state import Hyper, count_step, new_state
 from jaxql.types import Agent
 
 TICKS = 300
@@ -35,8 +35,8 @@ def idle_agent() -> Agent:
     return Agent(
         init=lambda key, obs, hyper: new_state(key, hyper, params=(), data=()),
         act=lambda state, obs: (jnp.zeros(len(obs), jnp.int32), ()),
-        observe=lambda state, step: after(state, step, data=()),
-        learn=lambda state: (state._replace(updates=state.updates + 1), {"loss": 0.0}),
+        observe=lambda state, step: count_step(state, step, data=()),
+        learn=lambda state: (state._replace(updates=state.updates + 1), {"loss": jnp.zeros(1)}),
         policy=lambda params, obs, memory, key, epsilon=0.0: (jnp.zeros(len(obs), jnp.int32), memory),
     )
 
@@ -64,7 +64,7 @@ def ticking(num_envs: int, seconds: dict | None = None):
 
         return f if seconds is None else timed
 
-    agent, env = loop.compiled(idle_agent()), envs.make("PongNoFrameskip-v4", num_envs, seed=0, purpose="train")
+    agent, env = loop.jit_agent(idle_agent()), envs.make("PongNoFrameskip-v4", num_envs, seed=0, purpose="train")
     obs = env.reset()
     env._env = Still(env._env)
     carry = agent.init(jax.random.key(0), obs, Hyper()), (), obs
@@ -75,7 +75,7 @@ def ticking(num_envs: int, seconds: dict | None = None):
 
     def call():
         nonlocal carry
-        carry, _ = loop.train(agent, step, carry, warmup=0, rounds=TICKS, ticks=1, updates=1, scan=loop.host_scan)
+        carry, _ = loop.train(agent, step, carry, warmup=0, rounds=TICKS, rollout_length=1, scan=loop.host_scan)
         return carry
 
     return call

@@ -39,7 +39,7 @@ def jaxql(setting: Setting, bfloat16: bool = False):
 
     from jaxql import envs, loop
     from jaxql.agents import dqn
-    from jaxql.agents.base import hyper_of
+    from jaxql.agents.state import hyper_of
     from jaxql.lab.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -48,6 +48,7 @@ def jaxql(setting: Setting, bfloat16: bool = False):
         bfloat16=bfloat16,
         loss="squared",
         max_gradient_norm=0.0,
+        gradient_steps=setting.updates,
         batch_size=BATCH,
         capacity=CAPACITY,
         learning_rate=LEARNING_RATE,
@@ -57,14 +58,14 @@ def jaxql(setting: Setting, bfloat16: bool = False):
         exploration_steps=1,
     )
     env = envs.make(ENV, setting.num_envs, num_threads=1)
-    agent, obs = loop.compiled(dqn.make(config, env.spec)), env.reset()
+    agent, obs = loop.jit_agent(dqn.make(config, env.spec)), env.reset()
     carry, warmup = (agent.init(jax.random.key(0), obs, hyper_of(config)), (), obs), WARMUP // setting.num_envs
 
     def play(ticks):
         nonlocal carry, warmup
         while ticks:
             rounds = min(ticks, CHUNK // setting.num_envs)
-            counts = dict(warmup=warmup, rounds=rounds, ticks=1, updates=setting.updates)
+            counts = dict(warmup=warmup, rounds=rounds, rollout_length=1)
             carry, metrics = loop.train(agent, env.step, carry, **counts, scan=loop.host_scan)
             assert np.isfinite(metrics["loss"]).all()
             env.take_episodes()
@@ -219,6 +220,7 @@ def baselines(setting: Setting, library: str):
         learning_rate=LEARNING_RATE,
         buffer_size=CAPACITY,
         learning_starts=WARMUP,
+        gradient_steps=setting.updates,
         batch_size=BATCH,
         gamma=DISCOUNT,
         train_freq=1,

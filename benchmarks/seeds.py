@@ -4,7 +4,7 @@ import jax
 
 from benchmarks.measure import interleaved
 from jaxql import agents, loop
-from jaxql.agents.base import hyper_of
+from jaxql.agents.state import hyper_of
 from jaxql.envs.worlds import autoreset, catch
 
 ENVS, ROUNDS = 8, 200
@@ -12,7 +12,7 @@ ENVS, ROUNDS = 8, 200
 
 def rows(quick: bool = False):
     entry = agents.entry_of("dqn")
-    config = agents.settings(entry, "", capacity=2_000, batch_size=32)
+    config = entry.config(capacity=2_000, batch_size=32, gradient_steps=2)
     agent = entry.make(config, catch().spec(ENVS))
     begin, env_step = autoreset(catch(), ENVS)
 
@@ -21,7 +21,7 @@ def rows(quick: bool = False):
         return agent.init(key, obs, hyper_of(config)), env, obs
 
     def run(carry):
-        return loop.train(agent, env_step, carry, warmup=0, rounds=ROUNDS, ticks=1, updates=2)[0]
+        return loop.train(agent, env_step, carry, warmup=0, rounds=ROUNDS, rollout_length=1)[0]
 
     for seeds in (1, 4) if quick else (1, 4, 16, 64, 256):
         carry = jax.jit(jax.vmap(start))(jax.random.split(jax.random.key(0), seeds))

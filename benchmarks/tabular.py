@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.measure import interleaved
 from jaxql import loop, planning
-from jaxql.agents.base import Hyper
+from jaxql.agents.state import Hyper
 from jaxql.agents.q_learning import q_learning
 from jaxql.envs.worlds import autoreset, from_mdp
 
@@ -76,7 +76,7 @@ def program(mdp, ticks, initial_value=0.0, **hyper):
         return agent.init(key, obs, hyper), env, obs
 
     def run(carry):
-        return loop.train(agent, env_step, carry, warmup=0, rounds=ticks, ticks=1, updates=1)[0]
+        return loop.train(agent, env_step, carry, warmup=0, rounds=ticks, rollout_length=1)[0]
 
     return jax.jit(jax.vmap(start)), jax.jit(jax.vmap(run), donate_argnums=0)
 

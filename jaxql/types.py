@@ -1,6 +1,6 @@
 """Every shared type, and no logic.
 
-Shapes: B envs, A actions, S states, K successors of a state-action pair, T slots of a ring, N transitions of a batch.
+Shapes: B envs, A actions, S states, K successors of a state-action pair, T slots of a ring, N rows of a batch.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ Array = jax.Array
 
 
 class Step(NamedTuple):
-    """One tick of B envs under NEXT_STEP autoreset: `next_obs` is the next tick's `obs`, true final ones included."""
+    """One vector step of B envs under NEXT_STEP autoreset: `next_obs` is the next tick's `obs`, true final ones included."""
 
     obs: Any  # [B, ...] pytree that was acted upon; may be {"observation", "action_mask"}
     action: Array  # [B] int32, 0 <= action < A
@@ -20,12 +20,12 @@ class Step(NamedTuple):
     terminated: Array  # [B] the task ended (a life loss counts, if asked for): never bootstrap past it
     truncated: Array  # [B] the clock ended: bootstrap
     next_obs: Any  # [B, ...] the true successor
-    valid: Array  # [B] False only for the tick on which an env resets itself
+    valid: Array  # [B] False only in the row of an env that resets itself
     extra: Any = ()  # what act attached: recurrent state, behaviour probability
 
 
 class Transition(NamedTuple):
-    """What a loss reads: up to n steps folded into one."""
+    """A row of a batch: up to n steps as one."""
 
     obs: Any  # [N, ...]
     action: Array  # [N]
@@ -37,7 +37,7 @@ class Transition(NamedTuple):
 
 
 class Sequence(NamedTuple):
-    """What the loss of a recurrent network reads: L consecutive rows of one env, and n-step returns within them."""
+    """A row of a recurrent batch: L consecutive rows of one env, and n-step returns within them."""
 
     obs: Any  # [N, L + 1, ...] the last one follows the last row
     action: Array  # [N, L]
@@ -50,13 +50,40 @@ class Sequence(NamedTuple):
     index: Any = ()  # [N] where a prioritised replay keeps them
 
 
+class AddFn(Protocol):
+    """Stores a step."""
+
+    def __call__(self, ring: Any, step: Step, /) -> Any:
+        """Returns the ring with one more vector step; donate the ring and it is written in place."""
+        ...
+
+
+class SampleFn(Protocol):
+    """Draws rows."""
+
+    def __call__(self, ring: Any, key: Array, batch_size: int, gamma: Any, beta: Any = 0.0, n: Any = None, /) -> Any:
+        """Returns a Transition or a Sequence of N rows, weighed by their odds to the power -beta.
+
+        A given n shortens n-step windows; it may be traced.
+        """
+        ...
+
+
+class UpdateFn(Protocol):
+    """Changes priorities."""
+
+    def __call__(self, ring: Any, index: Array, errors: Array, exponent: Any, /) -> Any:
+        """Returns the ring with new priorities of the rows at `index` [N], from their errors [N]."""
+        ...
+
+
 class Replay(NamedTuple):
     """A store of Steps on the device, as pure functions."""
 
-    init: Callable  # (first Step) -> ring
-    add: Callable  # (ring, Step) -> ring
-    sample: Callable  # (ring, key, N, gamma, beta=0., n=None) -> Transition, weighed by its odds to the power -beta
-    update: Callable | None = None  # (ring, index, td_errors or losses, alpha) -> ring; None where draws are uniform
+    init: Callable[[Step], Any]  # (first Step) -> ring; buffers take shapes and dtypes from it
+    add: AddFn
+    sample: SampleFn
+    update: UpdateFn | None = None  # None where draws are uniform
 
 
 class Backup(NamedTuple):
@@ -101,21 +128,57 @@ class Head(NamedTuple):
     proposes: bool = False  # the network proposes these fractions; else it draws them
 
 
+class ApplyFn(Protocol):
+    """Evaluates a network."""
+
+    def __call__(self, params: Any, obs: Any, memory: Any = (), key: Any = None) -> tuple[Any, Any]:
+        """Returns (output, memory) for observations [N, ...].
+
+        The output is action values [N, A], or what a head reads. Zeros, or (), are the memory of an episode's start. A
+        key is for networks that draw noise or fractions.
+        """
+        ...
+
+
 class Network(NamedTuple):
     """Any pair of pure functions: flax's, haiku's or hand-written."""
 
-    init: Callable  # (key, obs) -> params
-    apply: Callable  # (params, obs, memory=(), key=None) -> (q [..., A], memory); zeros, or (), start an episode
+    init: Callable[..., Any]  # (key, obs) -> params
+    apply: ApplyFn
+
+
+class ActFn(Protocol):
+    """Acts and explores."""
+
+    def __call__(self, state: Any, obs: Any, /) -> tuple[Array, Any]:
+        """Returns actions [B] int32, and an `extra` that is stored with the row."""
+        ...
+
+
+class LearnFn(Protocol):
+    """Learns for a round."""
+
+    def __call__(self, state: Any, /) -> tuple[Any, dict[str, Array]]:
+        """Returns the state after all updates of a round, and their metrics [gradient_steps]; the state may be donated."""
+        ...
+
+
+class PolicyFn(Protocol):
+    """Acts as the agent does when it is evaluated."""
+
+    def __call__(self, params: Any, obs: Any, memory: Any, key: Array, epsilon: Any = 0.0, /) -> tuple[Array, Any]:
+        """Returns actions [B] and the memory after `obs`; () is the memory of an episode's start."""
+        ...
 
 
 class Agent(NamedTuple):
     """Pure functions of one immutable state."""
 
-    init: Callable  # (key, obs, hyper) -> state
-    act: Callable  # (state, obs) -> (action [B], extra); explores
-    observe: Callable  # (state, Step) -> state; the state may be donated
-    learn: Callable  # (state) -> (state, metrics); the state may be donated
-    policy: Callable  # (params, obs, memory, key, epsilon=0.) -> (action [B], memory)
+    init: Callable[..., Any]  # (key, obs, hyper) -> state
+    act: ActFn
+    observe: Callable[[Any, Step], Any]  # (state, Step) -> state; the state may be donated
+    learn: LearnFn
+    policy: PolicyFn
     learns_last: bool = False  # True for table and on-policy agents: they learn from the rows just observed
 
 
@@ -131,7 +194,7 @@ class MDP(NamedTuple):
 
 
 class EnvSpec(NamedTuple):
-    """What an agent must know of its envs."""
+    """The facts about its envs that an agent must know."""
 
     obs: Any  # pytree of jax.ShapeDtypeStruct, [B, ...] each
     num_actions: int
