@@ -12,7 +12,10 @@ Array = jax.Array
 
 
 class Step(NamedTuple):
-    """One vector step of B envs under NEXT_STEP autoreset: `next_obs` is the next tick's `obs`, true final ones included."""
+    """One vector step of B envs under NEXT_STEP autoreset.
+
+    `next_obs` is the `obs` of the next step, true final observations included.
+    """
 
     obs: Any  # [B, ...] pytree that was acted upon; may be {"observation", "action_mask"}
     action: Array  # [B] int32, 0 <= action < A
@@ -159,7 +162,10 @@ class LearnFn(Protocol):
     """Learns for a round."""
 
     def __call__(self, state: Any, /) -> tuple[Any, dict[str, Array]]:
-        """Returns the state after all updates of a round, and their metrics [gradient_steps]; the state may be donated."""
+        """Returns the state after all updates of a round, and their metrics [gradient_steps].
+
+        The state may be donated.
+        """
         ...
 
 

@@ -353,3 +353,28 @@ def test_it_catches(name):
     _, (rewards, ended) = jax.lax.scan(play, (env, obs), None, 300)
     assert jnp.sum(rewards) / jnp.sum(ended) >= 0.8
     assert seconds < 30
+
+
+REPLAYS = {  # settings whose learner has a replay
+    "dqn": dict(capacity=20_000, batch_size=8, gradient_steps=2, hidden=(8,)),
+    "per-dqn": dict(capacity=20_000, batch_size=8, gradient_steps=2, hidden=(8,)),
+    "r2d2": dict(capacity=20_000, batch_size=8, gradient_steps=2, hidden=(8,), core_width=4, prioritised=True),
+}
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_learn_copies_no_buffer_of_the_replay(name):
+    """The compiled program reuses the memory of the state that it is given, and its own is less than the store's."""
+    entry = agents.REGISTRY[name]
+    config = entry.config(**entry.overrides | REPLAYS[name])
+    agent, obs = entry.make(config, catch().spec(ENVS)), jnp.zeros(ENVS, jnp.int32)
+    state = jax.eval_shape(agent.init, jax.random.key(0), obs, hyper_of_settings(config))
+    compiled = jax.jit(agent.learn, donate_argnums=0).lower(state).compile()
+    memory, ring = compiled.memory_analysis(), ring_of(state)
+    stored = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves((ring.rows, ring.priorities)))
+    assert memory.alias_size_in_bytes == memory.argument_size_in_bytes
+    assert memory.temp_size_in_bytes < stored
+    slots = len(ring.rows.valid)
+    stores = rf"\[{slots},|\[{-(-slots * ENVS // 128)},128\]"
+    assert re.search(rf"= \w+(?:{stores})\S* parameter", compiled.as_text()), "the store is not where it is looked for"
+    assert not re.search(rf"= \w+(?:{stores})\S* copy\(", compiled.as_text())
