@@ -13,7 +13,7 @@ from jaxql import agents, networks
 from jaxql.agents.base import LEARN, Hyper, beta_of, hyper_of, new_state
 from jaxql.agents.deep import optimizer_of
 from jaxql.agents.dqn import head_of
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.replay import blank_step, prioritised_replay
 from jaxql.types import Spec
 
@@ -66,7 +66,7 @@ def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
     network, head = networks.make_network("mlp", TABLE, ()), head_of(config)
 
     def expected(beta):
-        batch = replay.sample(state.data, address(state.key, LEARN, state.updates), 8, config.discount, beta)
+        batch = replay.sample(state.data, derive_key(state.key, LEARN, state.updates), 8, config.discount, beta)
         return float(
             head.loss(state.params, state.target, batch, network.apply, double=False, penalty=optax.huber_loss)[0]
         )

@@ -10,7 +10,7 @@ import pytest
 from jaxql import agents, sum_tree
 from jaxql.agents.base import RESET, Hyper, annealed_horizon, hyper_of, new_state
 from jaxql.envs.worlds import catch, endless
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import make_network
 from jaxql.replay import blank_step
 from jaxql.types import Spec
@@ -63,7 +63,7 @@ def test_a_reset_is_its_definition_and_falls_on_every_third_update(target, keep=
             assert_equal(state.params, plain.params, 1e-5)
             assert_equal(state.target, plain.target, 1e-5)
             continue
-        fresh = draw(address(jax.random.key(0), RESET, update), jnp.zeros(IMAGES.obs.shape, jnp.uint8))
+        fresh = draw(derive_key(jax.random.key(0), RESET, update), jnp.zeros(IMAGES.obs.shape, jnp.uint8))
         for got, before in ((state.params, plain.params), (state.target, plain.target))[: 1 + (target != "none")]:
             for name, module in got["params"].items():
                 share = keep if name.startswith("Conv") else 0.0

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec
 
 from jaxql import explore
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.types import Array, Step, Transition
 
 # what a key is for; DRAWS: noise and fractions of the network
@@ -206,8 +206,8 @@ def epsilon_greedy_on(q: Callable) -> tuple[Callable, Callable]:
         return explore.epsilon_greedy(key, q(params, obs, None), epsilon), memory
 
     def act(state: State, obs):
-        values = q(state.params, obs, address(state.key, ACT_DRAWS, state.ticks, loops=True))
-        return explore.epsilon_greedy(address(state.key, ACT, state.ticks), values, epsilon_of(state)), ()
+        values = q(state.params, obs, derive_key(state.key, ACT_DRAWS, state.ticks, unrolled=False))
+        return explore.epsilon_greedy(derive_key(state.key, ACT, state.ticks), values, epsilon_of(state)), ()
 
     return act, policy
 

@@ -23,7 +23,7 @@ class DeepConfig(RunConfig):
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
     width: int = within(1, 1)  # multiplies the channels of convolutions
     dense_width: int = within(0, 0)  # of the hidden layer behind convolutions; 0: as published
-    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: what is fastest here
+    convolution: Literal["auto", "xla", "onednn", "matmul"] = "auto"  # auto: what is fastest here
     bfloat16: bool = False  # convolutions multiply in it; parameters and all else stay float32
     layer_norm: bool = False  # before each ReLU
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw

@@ -27,7 +27,7 @@ from jaxql.agents.base import (
 )
 from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import masked, shrunk
 from jaxql.replay import blank_step, ordered, prioritised_replay, uniform_replay
 from jaxql.types import Agent, Network, Replay, Spec, Step
@@ -153,7 +153,7 @@ def dqn(
     )
 
     def init(key, obs, hyper) -> State:
-        params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(blank_step(obs))
+        params, ring = network.init(derive_key(key, INIT, 0, unrolled=False), obs), replay.init(blank_step(obs))
         followed = () if target == "none" else params
         return new_state(key, hyper, params=params, target=followed, opt_state=optimizer.init(params), data=ring)
 
@@ -162,7 +162,7 @@ def dqn(
         return after(state, step, data=replay.add(state.data, step._replace(reward=reward)))
 
     def learn(state: State):
-        key = address(state.key, LEARN, state.updates)
+        key = derive_key(state.key, LEARN, state.updates)
         n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
         batch = replay.sample(state.data, key, batch_size, gamma, beta_of(state), n)
 
@@ -170,7 +170,7 @@ def dqn(
             followed = state.params if target == "none" else state.target
             return head.loss(params, followed, batch, network.apply, double=double, penalty=penalty, key=key)
 
-        draws_key = address(state.key, LEARN_DRAWS, state.updates, loops=True) if draws else None
+        draws_key = derive_key(state.key, LEARN_DRAWS, state.updates, unrolled=False) if draws else None
         (value, (priority, q_values)), gradient = grouped_gradient(loss, state.params, batch, draws_key, groups)
         metrics = report(state, value, gradient, q_values, batch.weight)
         state = state._replace(data=ordered(state.data, value))
@@ -185,7 +185,7 @@ def dqn(
         learned, due = (state.params, state.target, state.opt_state), updates_since_reset(state) == 0
 
         def fresh(params, followed, opt_state):
-            drawn = network.init(address(state.key, RESET, state.updates, loops=True), obs)
+            drawn = network.init(derive_key(state.key, RESET, state.updates, unrolled=False), obs)
             params = shrunk(params, drawn, state.hyper.reset_keep)
             followed = () if target == "none" else shrunk(followed, drawn, state.hyper.reset_keep)
             new = params, followed, optimizer.init(params)

@@ -21,7 +21,7 @@ from jaxql.agents.base import (
 )
 from jaxql.agents.deep import DeepConfig, descend, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import masked
 from jaxql.recurrent import restarted, unroll
 from jaxql.replay import blank_step
@@ -88,7 +88,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key, obs, hyper) -> State:
-        params, row = network.init(address(key, INIT, 0, loops=True), obs), blank_step(obs)
+        params, row = network.init(derive_key(key, INIT, 0, unrolled=False), obs), blank_step(obs)
         memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(network.apply, params, obs)[1])
         if jax.tree.leaves(memory) and len(row.real) % minibatches:
             raise UserError(
@@ -103,7 +103,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
 
     def act(state: State, obs):
         q, memory = network.apply(state.params, obs, state.data.memory)
-        action = explore.epsilon_greedy(address(state.key, ACT, state.ticks), q, epsilon_of(state))
+        action = explore.epsilon_greedy(derive_key(state.key, ACT, state.ticks), q, epsilon_of(state))
         return action, (jnp.max(q, axis=-1), memory)
 
     def observe(state: State, step: Step) -> State:
@@ -141,7 +141,7 @@ def pqn(network: Network, *, ticks: int, minibatches: int, optimizer=None, clip_
         slots, worlds = (state.ticks + jnp.arange(ticks)) % ticks, state.data.rows.real.shape[1]
         targets, valid = returns(state, slots)
         remembers = bool(jax.tree.leaves(state.data.memory))
-        order = jax.random.permutation(address(state.key, LEARN, epoch), worlds if remembers else ticks * worlds)
+        order = jax.random.permutation(derive_key(state.key, LEARN, epoch), worlds if remembers else ticks * worlds)
         mine = order.reshape(minibatches, -1)[part]
         t, world = (jnp.arange(ticks), mine[:, None]) if remembers else jnp.divmod(mine, worlds)
         rows = jax.tree.map(lambda x: x[slots[t], world], state.data.rows)  # [n, T, ...] or [n, ...]

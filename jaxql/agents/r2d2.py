@@ -12,7 +12,7 @@ from jaxql import explore
 from jaxql.agents.base import ACT, INIT, LEARN, State, after, beta_of, epsilon_of, new_state, within
 from jaxql.agents.deep import DeepConfig, descend, follow, network_of, optimizer_of, report
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import masked
 from jaxql.recurrent import r2d2_loss, restarted, sequence, sequence_priority
 from jaxql.replay import Ring, blank_step, ordered, prioritised_replay, uniform_replay
@@ -86,7 +86,7 @@ def r2d2(
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key, obs, hyper) -> State:
-        params = network.init(address(key, INIT, 0, loops=True), obs)
+        params = network.init(derive_key(key, INIT, 0, unrolled=False), obs)
         _, memory = jax.eval_shape(network.apply, params, obs)
         if not jax.tree.leaves(memory):
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
@@ -96,7 +96,7 @@ def r2d2(
         return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=data)
 
     def act(state: State, obs):
-        return policy(state.params, obs, state.data.memory, address(state.key, ACT, state.ticks), epsilon_of(state))
+        return policy(state.params, obs, state.data.memory, derive_key(state.key, ACT, state.ticks), epsilon_of(state))
 
     def observe(state: State, step: Step) -> State:
         reward = jnp.sign(step.reward) if clip_rewards else step.reward
@@ -104,7 +104,7 @@ def r2d2(
         return after(state, step, data=Data(ring, restarted(step.extra, step.real)))
 
     def learn(state: State):
-        key, (ring, memory) = address(state.key, LEARN, state.updates), state.data
+        key, (ring, memory) = derive_key(state.key, LEARN, state.updates), state.data
         batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
 
         def loss(params):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.types import MDP, Spec
 
 
@@ -185,12 +185,12 @@ def endless(world: World, num_worlds: int, step_limit: int | None = None, limit_
         raise UserError(f"endless: num_worlds={num_worlds} must be at least 1, step_limit={limit} at least 0")
 
     def begin(key):
-        state = world.reset(address(key, 0, 0))
+        state = world.reset(derive_key(key, 0, 0))
         return Endless(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), world.observe(state)
 
     def step(env, action):
         episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
-        key = address(env.key, episode, clock)  # clock is 0 where a world resets itself, and only there
+        key = derive_key(env.key, episode, clock)  # clock is 0 where a world resets itself, and only there
         played, reward, terminated = world.step(key, env.state, action)
         fresh = world.reset(key)
         state = jax.tree.map(lambda new, old: jnp.where(env.over, new, old), fresh, played)
