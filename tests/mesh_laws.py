@@ -94,7 +94,7 @@ def placed_shapes(tree):
 FRAMES = jax.ShapeDtypeStruct((WORLDS, 4, 36, 36), jnp.uint8, sharding=mesh.over_worlds(DEVICES))
 
 
-@pytest.mark.parametrize("convolution", ["xla", pytest.param("matmul", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("convolution", ["xla", pytest.param("auto", marks=pytest.mark.slow)])
 def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]

@@ -75,7 +75,15 @@ def test_the_switch_leaves_keys_as_they_are():
     try:
         key = jax.random.key(0)
         assert derive_key(key, 1).dtype == key.dtype
-        assert notes() == ["random numbers: JAX's own loop, because private kernels are switched off"]
+        assert notes() == ["random numbers on CPUs: JAX's own loop, because private kernels are switched off"]
     finally:
         use_private(True)
+    assert notes() == []
+
+
+def test_a_generator_that_cannot_be_unrolled_is_noted():
+    with jax.threefry_partitionable(False):
+        derive_key(jax.random.key(0), 1)
+    assert notes() == ["random numbers on CPUs: JAX's own loop, because jax_threefry_partitionable is off"]
+    derive_key(jax.random.key(0), 1)
     assert notes() == []

@@ -32,7 +32,8 @@ def derive_key(key: Array, *places: Array | int, unrolled: bool = True) -> Array
     >>> print(jax.random.uniform(derive_key(key, 3, 14)) == jax.random.uniform(same))
     True
     """
-    key = without_loops(key) if unrolled else key
+    fast = without_loops(key)  # in any case: `notes` tells before the first key that wants it is derived
+    key = fast if unrolled else key
     for place in places:
         key = jax.random.fold_in(key, place)
     return key
@@ -40,12 +41,12 @@ def derive_key(key: Array, *places: Array | int, unrolled: bool = True) -> Array
 
 def without_loops(key: Array) -> Array:
     """Returns a key that draws what `key` draws, on CPUs without a loop. Keys of other generators stay as they are."""
-    if str(jax.random.key_impl(key)) != "threefry2x32" or not jax.config.jax_threefry_partitionable:
+    if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
-    if not private.private_is_used():
-        private.note("keys", f"random numbers: JAX's own loop, because {private.SWITCHED_OFF}")
-        return key
-    return jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
+    reason = "" if private.private_is_used() else private.SWITCHED_OFF
+    reason = reason or ("" if jax.config.jax_threefry_partitionable else "jax_threefry_partitionable is off")
+    private.note("keys", f"random numbers on CPUs: JAX's own loop, because {reason}" if reason else None)
+    return key if reason else jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
 
 
 def _threefry(key, high, low):

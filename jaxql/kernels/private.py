@@ -20,7 +20,7 @@ def use_private(on: bool) -> None:
     >>> use_private(True)
     """
     _state["used"] = bool(on)
-    _notes.clear()
+    forget_notes()
 
 
 def private_is_used() -> bool:
@@ -36,6 +36,11 @@ def note(path: str, line: str | None) -> None:
         _notes[path] = line
 
 
+def forget_notes() -> None:
+    """Forgets all notes, so that those of one program can be told from those of the one before."""
+    _notes.clear()
+
+
 def notes() -> list[str]:
     """Returns one line for every fast path that was wanted and is not in use, with the reason.
 
@@ -46,7 +51,7 @@ def notes() -> list[str]:
     >>> use_private(False)
     >>> key = derive_key(jax.random.key(0), 1)
     >>> notes()
-    ["random numbers: JAX's own loop, because private kernels are switched off"]
+    ["random numbers on CPUs: JAX's own loop, because private kernels are switched off"]
     >>> use_private(True)
     """
     return list(_notes.values())

@@ -95,6 +95,7 @@ def train(
     given, env = env, make_env(seeds * config.num_envs, **layout)
     try:
         one = entry.make(config, env.spec, network)
+        kernels.forget_notes()
         shapes = jax.eval_shape(one.init, jax.random.key(seed), env.spec.obs, hyper_of(config))
         needed = memory.line(shapes, seeds)
         initial = load_params(init_from, shapes.params) if init_from else None
