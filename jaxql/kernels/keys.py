@@ -44,7 +44,7 @@ def without_loops(key: Array) -> Array:
     if str(jax.random.key_impl(key)) != "threefry2x32":
         return key
     reason = "" if private.private_is_used() else private.SWITCHED_OFF
-    reason = reason or ("" if jax.config.jax_threefry_partitionable else "jax_threefry_partitionable is off")
+    reason = reason or ("" if jax.threefry_partitionable.value else "jax_threefry_partitionable is off")
     private.note("keys", f"random numbers on CPUs: JAX's own loop, because {reason}" if reason else None)
     return key if reason else jax.random.wrap_key_data(jax.random.key_data(key), impl=UNROLLED)
 

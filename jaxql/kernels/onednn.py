@@ -103,12 +103,15 @@ def _by_numpy(x, w, g, stride, padding):
     return y, into_x[:, inner, inner], into_w
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolve(x: Array, w: Array, stride: int, padding: int = 0) -> Array:
     """Returns the convolution [N, H', W', F] of x [N, H, W, C] with w [k, k, C, F], where oneDNN `is_available`.
 
     Sums of bfloat16 products are float32 until they are returned.
     """
+    return _convolve(x, w, stride, padding)
+
+
+def _value(x: Array, w: Array, stride: int, padding: int) -> Array:
     size, features = w.shape[0], w.shape[-1]
     out = [(side + 2 * padding - size) // stride + 1 for side in x.shape[1:3]]
     x, pads = _touched(x, size, stride, padding, out)
@@ -116,7 +119,7 @@ def convolve(x: Array, w: Array, stride: int, padding: int = 0) -> Array:
 
 
 def _forward(x, w, stride, padding):
-    return convolve(x, w, stride, padding), (x, w)
+    return _value(x, w, stride, padding), (x, w)
 
 
 def _backward(stride, padding, saved, g):
@@ -124,7 +127,8 @@ def _backward(stride, padding, saved, g):
     return _into_x(x, w, g, stride, padding), _into_w(x, w, g, stride, padding)
 
 
-convolve.defvjp(_forward, _backward)
+_convolve = jax.custom_vjp(_value, nondiff_argnums=(2, 3))
+_convolve.defvjp(_forward, _backward)
 
 
 def _into_x(x, w, g, stride, padding):
