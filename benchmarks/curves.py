@@ -28,7 +28,15 @@ MINATAR = dict(  # replay, batch, epsilon and target period of its paper; an upd
     num_envs=8, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,
     exploration_steps=100_000, epsilon=0.1,
 )  # fmt: skip
-ROUNDS = dict(num_envs=8, rollout_length=32, gradient_steps=32, minibatches=8, learning_rate=5e-4, lambda_=0.9, exploration_steps=20_000)
+ROUNDS = dict(
+    num_envs=8,
+    rollout_length=32,
+    gradient_steps=32,
+    minibatches=8,
+    learning_rate=5e-4,
+    lambda_=0.9,
+    exploration_steps=20_000,
+)
 FRAMES = dict(num_envs=16, rollout_length=32, gradient_steps=16, minibatches=8, learning_rate=5e-4)
 HILL = dict(gradient_steps=4, batch_size=64, learning_rate=1e-3, target_period_updates=300, epsilon=0.07, v_min=-50.0)
 ENVS = {  # env steps; what differs from the tuned settings, or the defaults, of agents with a replay, and of pqn

@@ -13,11 +13,12 @@ import numpy as np
 import optax
 
 from benchmarks.measure import interleaved
-from jaxql import losses, networks, onednn
+from jaxql import losses, networks
+from jaxql.kernels import onednn
 from jaxql.types import EnvSpec, Transition
 
 ACTIONS = 6
-METHODS = "onednn", "products", "xla"
+METHODS = "onednn", "matmul", "xla"
 SCANNED = 4  # updates in a scan
 FLOPS = 2 * (400 * 256 * 32 + 81 * 512 * 64 + 49 * 576 * 64 + 3136 * 512 + 512 * ACTIONS)  # of one example, forward
 
@@ -28,12 +29,12 @@ def rows(quick: bool = False):
         rng = np.random.default_rng(0)
         frames = rng.integers(256, size=(SCANNED + 1, batch, 4, 84, 84), dtype=np.uint8)
         action, reward = rng.integers(ACTIONS, size=batch), rng.normal(size=batch).astype(np.float32)
-        methods = [method for method in METHODS if method != "onednn" or onednn.is_here(jnp.result_type(float))]
+        methods = [method for method in METHODS if method != "onednn" or onednn.is_available(jnp.result_type(float))]
         every = [(method, inside) for method in methods for inside in (False, True)]
         if quick or batch > 32:
             every.remove(("xla", True))  # seconds an update
         every = [(method, inside, False) for method, inside in every]
-        if onednn.is_here(jnp.bfloat16):
+        if onednn.is_available(jnp.bfloat16):
             every[2:2] = [("onednn", False, True), ("onednn", True, True)]
         contestants = {
             f"jaxql, {method}{' bfloat16' * bfloat16}{' inside lax.scan' * inside}": _jax_update(

@@ -220,7 +220,6 @@ def baselines(setting: Setting, library: str):
         learning_rate=LEARNING_RATE,
         buffer_size=CAPACITY,
         learning_starts=WARMUP,
-        gradient_steps=setting.updates,
         batch_size=BATCH,
         gamma=DISCOUNT,
         train_freq=1,

@@ -13,7 +13,7 @@ import optax
 from benchmarks.learner import ACTIONS, FLOPS, matmul_peak
 from benchmarks.measure import interleaved
 from jaxql import networks
-from jaxql.convolution import convolve
+from jaxql.kernels import convolve
 from jaxql.types import EnvSpec
 
 LAYERS = (  # side, channels, kernel, stride, features

@@ -15,8 +15,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from benchmarks.measure import interleaved
 from jaxql import loop, planning
-from jaxql.agents.state import Hyper
 from jaxql.agents.q_learning import q_learning
+from jaxql.agents.state import Hyper
 from jaxql.envs.worlds import autoreset, from_mdp
 
 TICKS = 1_000

@@ -73,10 +73,16 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
     [(12501, 8)]
     """
 
+    def within(f):  # convolutions and gradients are traced as parts of a program for several devices
+        def f_within(*args):
+            with jax.sharding.use_abstract_mesh(over_envs(mesh).mesh.abstract_mesh):
+                return f(*args)
+
+        return f_within
+
     def placed(f):
         def placed_f(*args):
-            with jax.sharding.use_abstract_mesh(over_envs(mesh).mesh.abstract_mesh):
-                results = f(*args)
+            results = within(f)(*args)
             return jax.lax.with_sharding_constraint(results, shardings(results, mesh))
 
         return placed_f
@@ -89,10 +95,10 @@ def sharded(agent: Agent, mesh: Mesh) -> Agent:
 
     return agent._replace(
         init=compiled(placed(agent.init)),
-        act=compiled(agent.act, out_shardings=over_envs(mesh)),
+        act=compiled(within(agent.act), out_shardings=over_envs(mesh)),
         observe=compiled(placed(agent.observe), donate_argnums=0),
         learn=compiled(placed(agent.learn), donate_argnums=0),
-        policy=compiled(agent.policy),
+        policy=compiled(within(agent.policy)),
     )
 
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from jaxql.agents.base import hyper_of
 
 from jaxql import agents, loop, mesh
-from jaxql.agents.base import hyper_of
 from jaxql.envs.worlds import autoreset, catch
 from jaxql.replay import Ring, zero_step
 from jaxql.types import EnvSpec
@@ -94,7 +94,7 @@ def placed_shapes(tree):
 FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.over_envs(DEVICES))
 
 
-@pytest.mark.parametrize("convolution", ["xla", pytest.param("products", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("convolution", ["xla", pytest.param("auto", marks=pytest.mark.slow)])
 def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]

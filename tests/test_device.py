@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxql.agents.base import Hyper
 
 import jaxql
 from jaxql import agents, envs, loop
-from jaxql.agents.base import Hyper
 from jaxql.agents.q_learning import q_learning
 from jaxql.envs.device import DeviceEnv
 from jaxql.envs.worlds import JaxEnv, catch

@@ -14,7 +14,7 @@ from jaxql.agents.deep import optimizer_of
 from jaxql.agents.dqn import head_of
 from jaxql.agents.schedules import beta_of
 from jaxql.agents.state import LEARN, Hyper, hyper_of, new_state
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.losses import q_loss
 from jaxql.replay import prioritised_replay, zero_step
 from jaxql.types import EnvSpec
@@ -68,7 +68,7 @@ def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
     network, head = networks.make_network("mlp", TABLE, ()), head_of(config)
 
     def expected(beta):
-        batch = replay.sample(state.data, address(state.key, LEARN, state.updates), 8, config.discount, beta)
+        batch = replay.sample(state.data, derive_key(state.key, LEARN, state.updates), 8, config.discount, beta)
         return float(q_loss(state.params, state.target, batch, network.apply, head=head)[0])
 
     loss = float(jax.jit(agent.learn)(state)[1]["loss"][0])

@@ -88,7 +88,7 @@ def slow_pool(x):
     return y
 
 
-@pytest.mark.parametrize("method", ["xla", "products"])
+@pytest.mark.parametrize("method", ["xla", "matmul"])
 def test_impala_is_its_figure(method):
     module = Impala((2, 3), method)
     rng = np.random.default_rng(0)
@@ -141,7 +141,7 @@ def test_minatars_network_is_the_papers(dtype):
     assert network.apply(params, obs)[0].shape == (3, 3)
 
 
-@pytest.mark.parametrize("method", ["auto", "products"])
+@pytest.mark.parametrize("method", ["auto", "matmul"])
 def test_bfloat16_rounds_what_convolutions_multiply_and_nothing_else(method):
     rng = np.random.default_rng(5)
     spec = EnvSpec(jax.ShapeDtypeStruct((4, 4, 84, 84), jnp.uint8), num_actions=3, num_envs=4, stack=4)

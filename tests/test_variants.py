@@ -11,7 +11,7 @@ from jaxql import agents
 from jaxql.agents.schedules import annealed_horizon
 from jaxql.agents.state import RESET, Hyper, hyper_of, new_state
 from jaxql.envs.worlds import autoreset, catch
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import make_network
 from jaxql.replay import sum_tree, zero_step
 from jaxql.types import EnvSpec
@@ -64,7 +64,7 @@ def test_a_reset_is_its_definition_and_falls_on_every_third_update(target, keep=
             assert_equal(state.params, plain.params, 1e-5)
             assert_equal(state.target, plain.target, 1e-5)
             continue
-        fresh = draw(address(jax.random.key(0), RESET, update), jnp.zeros(IMAGES.obs.shape, jnp.uint8))
+        fresh = draw(derive_key(jax.random.key(0), RESET, update), jnp.zeros(IMAGES.obs.shape, jnp.uint8))
         for got, before in ((state.params, plain.params), (state.target, plain.target))[: 1 + (target != "none")]:
             for name, module in got["params"].items():
                 share = keep if name.startswith("Conv") else 0.0

@@ -5,9 +5,9 @@ import sys
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxql.agents.base import hyper_of
 
 from jaxql import agents, envs, loop, mesh
-from jaxql.agents.base import hyper_of
 
 ENVS = 8
 ENTRY = agents.REGISTRY["dqn"]

@@ -21,7 +21,7 @@ class DeepConfig(AgentConfig):
     hidden: tuple[int, ...] = (64, 64)  # widths of the MLP's hidden layers
     width: int = bounded(1, 1)  # multiplies the channels of convolutions
     dense_width: int = bounded(0, 0)  # width of the hidden layer behind convolutions; 0: as published
-    convolution: Literal["auto", "xla", "onednn", "products"] = "auto"  # auto: the fastest here
+    convolution: Literal["auto", "xla", "onednn", "matmul"] = "auto"  # auto: the fastest here
     bfloat16: bool = False  # convolutions multiply in bfloat16; parameters and all else stay float32
     layer_norm: bool = False  # layer normalisation before each ReLU
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw

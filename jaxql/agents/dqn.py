@@ -27,7 +27,7 @@ from jaxql.agents.state import (
 )
 from jaxql.agents.updates import apply_gradient, scan_updates, sharded_gradient, update_metrics, update_target
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.losses import backups, heads
 from jaxql.networks import shrink_and_perturb, with_action_mask
 from jaxql.replay import after_read, prioritised_replay, uniform_replay, without_priorities, zero_step
@@ -194,7 +194,7 @@ def dqn(
     act, policy = epsilon_greedy_on(q_values)
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
-        params, ring = network.init(address(key, INIT, 0, loops=True), obs), replay.init(zero_step(obs))
+        params, ring = network.init(derive_key(key, INIT, 0, unrolled=False), obs), replay.init(zero_step(obs))
         target_params = () if target == "none" else params
         return new_state(key, hyper, params=params, target=target_params, opt_state=optimizer.init(params), data=ring)
 
@@ -208,14 +208,14 @@ def dqn(
         def update(state: State, priorities, _):
             ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
             n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
-            key = address(state.key, LEARN, state.updates)
+            key = derive_key(state.key, LEARN, state.updates)
             batch = replay.sample(ring, key, batch_size, gamma, beta_of(state), n)
 
             def loss(params, batch, key):
                 target_params = state.params if target == "none" else state.target
                 return losses.q_loss(params, target_params, batch, network.apply, backup=backup, head=head, key=key)
 
-            draws_key = address(state.key, LEARN_DRAWS, state.updates, loops=True) if draws else None
+            draws_key = derive_key(state.key, LEARN_DRAWS, state.updates, unrolled=False) if draws else None
             (value, info), gradient = sharded_gradient(loss, state.params, batch, draws_key, shards)
             metrics = update_metrics(state, value, gradient, info.q_values, batch.weight)
             if replay.update is not None:
@@ -233,7 +233,7 @@ def dqn(
         learned, due = (state.params, state.target, state.opt_state), updates_since_reset(state) == 0
 
         def fresh(params, target_params, opt_state):
-            drawn = network.init(address(state.key, RESET, state.updates, loops=True), obs)
+            drawn = network.init(derive_key(state.key, RESET, state.updates, unrolled=False), obs)
             params = shrink_and_perturb(params, drawn, state.hyper.reset_keep)
             if target != "none":
                 target_params = shrink_and_perturb(target_params, drawn, state.hyper.reset_keep)

@@ -16,7 +16,7 @@ from jaxql.agents.schedules import epsilon_of
 from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, new_state
 from jaxql.agents.updates import apply_gradient, scan_updates, update_metrics
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import with_action_mask
 from jaxql.replay import reset_memory, zero_step
 from jaxql.types import Agent, Array, EnvSpec, Network, Step
@@ -100,7 +100,7 @@ def pqn(
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
-        params, row = network.init(address(key, INIT, 0, loops=True), obs), zero_step(obs)
+        params, row = network.init(derive_key(key, INIT, 0, unrolled=False), obs), zero_step(obs)
         memory = jax.tree.map(jnp.zeros_like, jax.eval_shape(network.apply, params, obs)[1])
         if jax.tree.leaves(memory) and len(row.valid) % minibatches:
             raise UserError(
@@ -114,7 +114,7 @@ def pqn(
 
     def act(state: State, obs: Any) -> tuple[Array, Any]:
         q, memory = network.apply(state.params, obs, state.data.memory)
-        action = explore.epsilon_greedy(address(state.key, ACT, state.vector_steps), q, epsilon_of(state))
+        action = explore.epsilon_greedy(derive_key(state.key, ACT, state.vector_steps), q, epsilon_of(state))
         return action, (jnp.max(q, axis=-1), memory)
 
     def observe(state: State, step: Step) -> State:
@@ -167,7 +167,7 @@ def pqn(
             return apply_gradient(state, gradient, optimizer), extra, metrics
 
         def epoch(state: State, extra, _):
-            key = address(state.key, LEARN, state.updates // minibatches)
+            key = derive_key(state.key, LEARN, state.updates // minibatches)
             order = jax.random.permutation(key, num_envs if remembers else rollout_length * num_envs)
             return scan_updates(update, state, extra, order.reshape(minibatches, -1))
 

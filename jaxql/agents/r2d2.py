@@ -17,7 +17,7 @@ from jaxql.agents.schedules import beta_of, epsilon_of
 from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, new_state
 from jaxql.agents.updates import apply_gradient, scan_updates, update_metrics, update_target
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.networks import with_action_mask
 from jaxql.replay import (
     Ring,
@@ -107,7 +107,7 @@ def r2d2(
         return explore.epsilon_greedy(key, q, epsilon), memory
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
-        params = network.init(address(key, INIT, 0, loops=True), obs)
+        params = network.init(derive_key(key, INIT, 0, unrolled=False), obs)
         _, memory = jax.eval_shape(network.apply, params, obs)
         if not jax.tree.leaves(memory):
             raise UserError("r2d2 needs a network with a memory, and this one has none; use dqn for it")
@@ -116,7 +116,7 @@ def r2d2(
         return new_state(key, hyper, params=params, target=params, opt_state=optimizer.init(params), data=data)
 
     def act(state: State, obs: Any) -> tuple[Array, Any]:
-        key = address(state.key, ACT, state.vector_steps)
+        key = derive_key(state.key, ACT, state.vector_steps)
         return policy(state.params, obs, state.data.memory, key, epsilon_of(state))
 
     def observe(state: State, step: Step) -> State:
@@ -129,7 +129,7 @@ def r2d2(
 
         def update(state: State, priorities, _):
             ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
-            key = address(state.key, LEARN, state.updates)
+            key = derive_key(state.key, LEARN, state.updates)
             batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
 
             def loss(params):

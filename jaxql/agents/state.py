@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxql import explore
 from jaxql.agents.schedules import epsilon_of
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.types import Array, Step
 
 # purposes of keys; DRAWS: noise and fractions of the network
@@ -92,7 +92,7 @@ def epsilon_greedy_on(q: Callable[[Any, Any, Array | None], Array]) -> tuple[Cal
         return explore.epsilon_greedy(key, q(params, obs, None), epsilon), memory
 
     def act(state: State, obs):
-        values = q(state.params, obs, address(state.key, ACT_DRAWS, state.vector_steps, loops=True))
-        return explore.epsilon_greedy(address(state.key, ACT, state.vector_steps), values, epsilon_of(state)), ()
+        values = q(state.params, obs, derive_key(state.key, ACT_DRAWS, state.vector_steps, unrolled=False))
+        return explore.epsilon_greedy(derive_key(state.key, ACT, state.vector_steps), values, epsilon_of(state)), ()
 
     return act, policy

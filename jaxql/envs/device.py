@@ -135,6 +135,7 @@ class DeviceEnv:
                 self._note(log.over[t], log.returns[t], log.lengths[t])
             return carry, jax.tree.map(lambda x: x[:rounds], metrics)
 
+        play.chunk = chunk  # to be lowered without being run
         return play
 
     def close(self) -> None:

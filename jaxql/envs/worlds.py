@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
-from jaxql.keys import address
+from jaxql.kernels import derive_key
 from jaxql.types import MDP, EnvSpec
 
 
@@ -185,12 +185,12 @@ def autoreset(jax_env: JaxEnv, num_envs: int, step_limit: int | None = None, lim
         raise UserError(f"autoreset: num_envs={num_envs} must be at least 1, step_limit={limit} at least 0")
 
     def begin(key):
-        state = jax_env.reset(address(key, 0, 0))
+        state = jax_env.reset(derive_key(key, 0, 0))
         return AutoresetState(state, jnp.bool_(False), jnp.int32(0), jnp.int32(0), key), jax_env.observe(state)
 
     def step(env, action):
         episode, clock = env.episode + env.over, jnp.where(env.over, 0, env.clock + 1)
-        key = address(env.key, episode, clock)  # clock is 0 where an env resets itself, and only there
+        key = derive_key(env.key, episode, clock)  # clock is 0 where an env resets itself, and only there
         played, reward, terminated = jax_env.step(key, env.state, action)
         fresh = jax_env.reset(key)
         state = jax.tree.map(lambda new, old: jnp.where(env.over, new, old), fresh, played)

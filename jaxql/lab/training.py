@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from jaxql import agents, loop
+from jaxql import agents, kernels, loop
 from jaxql.agents.config import AgentConfig, bounded
 from jaxql.agents.state import hyper_of
 from jaxql.envs.device import DeviceEnv
@@ -96,7 +96,8 @@ def train(
     layout = dict(seed=every if seeds > 1 else seed, purpose="train", life_loss=config.life_loss)
     given, env = env, make_env(seeds * config.num_envs, **layout)
     try:
-        one = entry.make(_for_vmap(config) if seeds > 1 else config, env.spec, network)
+        one = entry.make(config, env.spec, network)
+        kernels.forget_notes()
         shapes = jax.eval_shape(one.init, jax.random.key(seed), env.spec.obs, hyper_of(config))
         needed = memory.line(shapes, seeds)
         initial = load_params(init_from, shapes.params) if init_from else None
@@ -117,7 +118,7 @@ def train(
         with contextlib.ExitStack() as stack:
             files = [stack.enter_context(RunFiles(*each)) for each in zip(folders, records, strict=True)]
             progress = stack.enter_context(Progress(run_settings.steps, columns=COLUMNS, quiet=quiet))
-            for line in (*make_env.notes, _settings_line(config, run_settings), needed):
+            for line in (*make_env.notes, *kernels.notes(), _settings_line(config, run_settings), needed):
                 progress.note(line)
             runs = Training(one, config, run_settings, env, make_env, files, progress, callback, every).run(initial)
             return runs if seeds > 1 else runs[0]
@@ -131,13 +132,6 @@ def _every(seed: int, seeds: int) -> tuple[int, ...]:
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"seeds={seeds!r}: the number of seeds is a whole number, 1 or greater")
     return tuple(range(check_seed(seed), seed + seeds))
-
-
-def _for_vmap(config):
-    """The settings with convolutions as matrix products on an accelerator, where XLA's are slow with many kernels."""
-    if getattr(config, "convolution", None) != "auto" or jax.default_backend() == "cpu":
-        return config
-    return dataclasses.replace(config, convolution="products")
 
 
 def _folders(out, name: str, env_id: str, every) -> list[Path]:

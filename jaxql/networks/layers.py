@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxql.convolution import convolve
+from jaxql.kernels import convolve
 from jaxql.types import Array
 
 Dense = functools.partial(nn.Dense, kernel_init=nn.initializers.he_normal())
