@@ -107,7 +107,7 @@ def many(agent: Agent) -> Agent:
 
     >>> from jaxql.agents.base import Hyper
     >>> from jaxql.agents.q_learning import q_learning
-    >>> from jaxql.envs.worlds import catch, autoreset
+    >>> from jaxql.envs.jax import autoreset, catch
     >>> begin, env_step = autoreset(catch(), num_envs=4)
     >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> hyper = jax.tree.map(lambda x: jnp.full(3, x), Hyper(epsilon=0.1))

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 
 from jaxql import agents, loop, mesh
 from jaxql.agents.base import hyper_of
-from jaxql.envs.worlds import autoreset, catch
+from jaxql.envs.jax import autoreset, catch
 from jaxql.replay import Ring, zero_step
 from jaxql.types import EnvSpec
 
@@ -38,11 +38,11 @@ def agent_of(name, **changes):
 def trained(name, devices, **changes):
     """(state, obs) after training; on the first device alone if `devices` is None."""
     agent, hyper, plan = agent_of(name, **changes)
-    agent = mesh.sharded(agent, devices) if devices else loop.compiled(agent)
+    agent = mesh.shard_agent(agent, devices) if devices else loop.compiled(agent)
     begin, env_step = autoreset(catch(), num_envs=ENVS)
     env, obs = begin(jax.random.key(0))
     if devices:
-        env, obs = jax.device_put((env, obs), mesh.over_envs(devices))
+        env, obs = jax.device_put((env, obs), mesh.env_sharding(devices))
     carry = agent.init(jax.random.key(0), obs, hyper), env, obs
     (state, _, obs), _ = loop.train(agent, jax.jit(env_step), carry, **plan, scan=loop.host_scan)
     return state, obs
@@ -86,12 +86,11 @@ def _size(shape):
 
 
 def placed_shapes(tree):
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, mesh.shardings(tree, DEVICES)
-    )
+    shardings = mesh.tree_shardings(tree, DEVICES)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings)
 
 
-FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.over_envs(DEVICES))
+FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.env_sharding(DEVICES))
 
 
 @pytest.mark.parametrize("convolution", ["xla", pytest.param("products", marks=pytest.mark.slow)])
@@ -99,7 +98,7 @@ def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]
     config = entry.config(groups=8, capacity=160, network="nips-cnn", convolution=convolution)
-    agent = mesh.sharded(entry.make(config, EnvSpec(obs=FRAMES, num_actions=6, num_envs=ENVS, stack=4)), DEVICES)
+    agent = mesh.shard_agent(entry.make(config, EnvSpec(obs=FRAMES, num_actions=6, num_envs=ENVS, stack=4)), DEVICES)
     state = placed_shapes(jax.eval_shape(agent.init, jax.random.key(0), FRAMES, hyper_of(config)))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     assert collectives(agent.learn.lower(state).compile()) == [
@@ -113,9 +112,10 @@ def test_learning_communicates_once(convolution):
 def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     """Of prioritised replay too, whose learning communicates more than once; but the gradient does only once."""
     agent, hyper, _ = agent_of("per-dqn", groups=8)
-    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(ENVS, jnp.int32), mesh.over_envs(DEVICES))
+    agent = mesh.shard_agent(agent, DEVICES)
+    obs = jax.device_put(jnp.zeros(ENVS, jnp.int32), mesh.env_sharding(DEVICES))
     state = agent.init(jax.random.key(0), obs, hyper)
-    step = jax.device_put(zero_step(obs), mesh.over_envs(DEVICES))
+    step = jax.device_put(zero_step(obs), mesh.env_sharding(DEVICES))
 
     def places(tree):
         return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
@@ -126,7 +126,7 @@ def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     for _ in range(2):
         state, _ = learn(agent.observe(state, step))
     assert places(state.data.rows) == before
-    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_envs(DEVICES, axis=1), 2)
+    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.env_sharding(DEVICES, axis=1), 2)
     sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
     assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from jaxql import agents, envs
-from jaxql.envs.gymnax import from_gymnax, with_params
-from jaxql.envs.worlds import autoreset
+from jaxql.envs.jax import autoreset
+from jaxql.envs.jax.gymnax import from_gymnax, with_params
 from jaxql.errors import UserError
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed: pip install 'jaxql[gymnax]'")

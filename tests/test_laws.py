@@ -17,7 +17,7 @@ from jaxql.agents.base import Hyper, hyper_of as hyper_of_settings
 from jaxql.agents.deep import network_of
 from jaxql.agents.dqn import Config, dqn, head_of
 from jaxql.agents.q_learning import q_learning
-from jaxql.envs.worlds import JaxEnv, autoreset, catch, from_mdp, on_host
+from jaxql.envs.jax import JaxEnv, autoreset, catch, from_mdp, on_host
 from jaxql.lab import checkpoint
 from jaxql.planning import from_gymnasium
 from jaxql.replay import Ring, uniform_replay, zero_step

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxql import envs, loop, mesh
 from jaxql.agents import REGISTRY
-from jaxql.envs.worlds import catch
+from jaxql.envs.jax import catch
 from jaxql.errors import UserError
 from jaxql.replay import uniform_replay, zero_step
 
@@ -70,12 +70,12 @@ def test_a_gymnasium_env_on_a_mesh_is_the_same_env():
     np.testing.assert_array_equal(plain.reset(), meshed.reset())
     for t in range(30):
         action = np.array([t % 2, 1])
-        (_, ours), (_, theirs) = meshed.step((), mesh.to_mesh(action, ONE)), plain.step((), action)
+        (_, ours), (_, theirs) = meshed.step((), mesh.local_to_global(action, ONE)), plain.step((), action)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
         assert {x.dtype for x in ours} == {x.dtype for x in theirs}
     obs = ours[0]
-    assert obs.sharding.is_equivalent_to(mesh.over_envs(ONE), obs.ndim)
-    np.testing.assert_array_equal(meshed.restore(plain.position()), obs)
+    assert obs.sharding.is_equivalent_to(mesh.env_sharding(ONE), obs.ndim)
+    np.testing.assert_array_equal(meshed.restore(plain.checkpoint()), obs)
 
 
 def test_what_does_not_divide_is_refused():

@@ -9,7 +9,7 @@ import pytest
 
 from jaxql import agents, sum_tree
 from jaxql.agents.base import RESET, Hyper, annealed_horizon, hyper_of, new_state
-from jaxql.envs.worlds import autoreset, catch
+from jaxql.envs.jax import autoreset, catch
 from jaxql.keys import address
 from jaxql.networks import make_network
 from jaxql.replay import zero_step

@@ -32,7 +32,7 @@ if __name__ == "__main__":
     devices = Mesh(jax.devices(), ("envs",))
     params, state = trained(
         lambda: envs.make("CartPole-v1", ENVS // int(processes), mesh=devices),
-        lambda agent: mesh.sharded(agent, devices),
+        lambda agent: mesh.shard_agent(agent, devices),
     )
     assert state.data.rows.reward.addressable_shards[0].data.shape[1] == ENVS // int(processes)
     np.savez(out, *params, env_steps=state.env_steps)

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 
 from jaxql import agents, loop
 from jaxql.agents.base import RunConfig, hyper_of, within
-from jaxql.envs.device import DeviceEnv
+from jaxql.envs.jax import DeviceEnv
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
 from jaxql.lab import memory
@@ -192,7 +192,8 @@ class Training:
         plan = dict(ticks=self.config.ticks, updates=self.config.updates)
         if isinstance(self.env, DeviceEnv):
             most = self.books[0].chunk()  # the rounds of a chunk without warmup while there are steps enough
-            return self.env.compiled(self.program, most_warmup=self.warmup, most_rounds=most, **plan)
+            counts = dict(max_rounds=most, rollout_length=self.config.ticks, updates=self.config.updates)
+            return self.env.compile_rounds(self.program, max_warmup=self.warmup, **counts)
         train = functools.partial(loop.train, loop.compiled(self.program), self.env.step, scan=loop.host_scan, **plan)
         return lambda carry, warmup, rounds: train(carry, warmup=warmup, rounds=rounds)
 

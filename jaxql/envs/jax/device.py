@@ -1,55 +1,61 @@
-"""JAX envs as a run drives them: whole chunks of rounds are compiled, env and agent in one program."""
+"""JAX envs for the training program: rounds are compiled, env and agent in one program."""
 
-import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxql import loop
-from jaxql.envs.host import Episode
-from jaxql.envs.seeding import check_seed, episode_seed
-from jaxql.envs.worlds import AutoresetState, JaxEnv, autoreset
+from jaxql.envs.jax.autoreset import AutoresetState, autoreset
+from jaxql.envs.jax.protocol import JaxEnv
+from jaxql.envs.seeding import episode_seed, split_among_seeds
 from jaxql.errors import UserError
-from jaxql.types import MDP, Agent
+from jaxql.types import MDP, Agent, Array, Episode, StepResult
 
 
 class EpisodeStats(NamedTuple):
-    """Envs under way and the scores of their current episodes."""
+    """Envs in progress, with the returns and lengths of their current episodes."""
 
     envs: AutoresetState
-    returns: jax.Array  # [..., B]
-    lengths: jax.Array  # [..., B]
+    returns: Array  # [..., B]
+    lengths: Array  # [..., B]
 
 
-class Log(NamedTuple):
-    """The episodes that finished in a chunk of T ticks."""
+class StepLog(NamedTuple):
+    """The first `size` of T steps: which episodes ended, and the scores of all episodes by then."""
 
-    tick: jax.Array
-    over: jax.Array  # [T, ..., B]
-    returns: jax.Array  # [T, ..., B]
-    lengths: jax.Array  # [T, ..., B]
+    size: Array  # []
+    ends: Array  # [T, ..., B]
+    returns: Array  # [T, ..., B]
+    lengths: Array  # [T, ..., B]
+
+
+Carry = tuple[Any, EpisodeStats, Any]  # (agent's state, env.state, obs)
+PlayRounds = Callable[[Carry, int, int], tuple[Carry, Any]]  # (carry, warmup, rounds) -> (carry, metrics)
 
 
 class DeviceEnv:
-    """B copies of a `JaxEnv`, with what a run asks of a `HostEnv`; `compiled` plays many rounds at once.
+    """B copies of a `JaxEnv` as a `jaxql.types.Env`; `compile_rounds` plays many rounds in one program.
 
-    A row is a function of (seed, purpose, how often `reset` was called, env, episode) and of the actions.
+    A row is a function of the seed, the purpose, the number of calls of `reset`, the env, the episode and its actions.
 
     Args:
-      env: one episode.
+      jax_env: one episode.
       num_envs: B, over all seeds.
       id: its name in messages.
-      seed, purpose: see `jaxql.envs.make`; of a sequence of S seeds, arrays are [S, B / S, ...].
-      mdp: the same env as a model, where there is one.
+      seed, purpose: see `jaxql.envs.make`. With S seeds arrays are [S, B / S, ...].
+      mdp: the env as a model, if it has one.
 
-    >>> from jaxql.envs.worlds import catch
+    Raises:
+      UserError: a wrong seed or purpose, or B is not a multiple of S.
+
+    >>> from jaxql.envs.jax import catch
     >>> env = DeviceEnv(catch(rows=2), 3, "catch")
     >>> obs = env.reset()
-    >>> _, reward, terminated, *_ = env.tick(np.ones(3, int))
-    >>> terminated.tolist(), [episode.length for episode in env.take_episodes()]
+    >>> result = env.tick(np.ones(3, int))
+    >>> result.terminated.tolist(), [episode.length for episode in env.take_episodes()]
     ([True, True, True], [1, 1, 1])
     """
 
@@ -64,83 +70,103 @@ class DeviceEnv:
         seed: int | Sequence[int] = 0,
         purpose: str = "train",
         mdp: MDP | None = None,
-    ):
-        self.id, self.mdp, self._finished, self._resets = id, mdp, [], 0
-        groups = isinstance(seed, Sequence) and not isinstance(seed, str)
-        self._seeds = [episode_seed(check_seed(each), purpose, 0, 0) for each in (seed if groups else [seed])]
-        if not self._seeds or num_envs % len(self._seeds):
-            raise UserError(f"{id}: {num_envs} envs cannot be split evenly among {len(self._seeds)} seeds")
-        self.spec = jax_env.spec(num_envs // len(self._seeds))
-        begin, step = autoreset(jax_env, self.spec.num_envs)
-        self._begin, self._step = (jax.vmap(begin), jax.vmap(step)) if groups else (begin, step)
-        self._begin, self._tick = jax.jit(self._begin), jax.jit(self.step)
-        self._groups, self.state = groups, None
+    ) -> None:
+        self.id, self.mdp = id, mdp
+        self._finished: list[Episode] = []
+        self._num_resets = 0
+        seeds, shape = split_among_seeds(seed, num_envs, id)
+        self._many_seeds = len(shape) == 2
+        self._seeds = [episode_seed(each, purpose, 0, 0) for each in seeds]
+        self.spec = jax_env.spec(shape[-1])
+        begin, step = autoreset(jax_env, shape[-1])
+        self._begin = jax.jit(jax.vmap(begin) if self._many_seeds else begin)
+        self._step = jax.vmap(step) if self._many_seeds else step
+        self._compiled_step = jax.jit(self.step)
+        self.state: Any = None  # an EpisodeStats after `reset`
 
-    def reset(self):
-        """Begins every env anew and returns the observations; `state` is what `step` takes first."""
-        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), self._resets) for seed in self._seeds])
-        self._resets += 1
-        envs, obs = self._begin(keys if self._groups else keys[0])
-        returns = jnp.zeros(envs.over.shape)
+    def reset(self) -> Any:
+        """Starts new episodes in every env and returns the observations [B, ...]."""
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), self._num_resets) for seed in self._seeds])
+        self._num_resets += 1
+        envs, obs = self._begin(keys if self._many_seeds else keys[0])
+        returns = jnp.zeros(envs.needs_reset.shape)
         self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32))
         return obs
 
-    def step(self, env: EpisodeStats, action):
-        """One tick, as a pure function: see `jaxql.envs.worlds.autoreset`."""
-        envs, row = self._step(env.envs, action)
-        _, reward, *_, valid = row
-        fresh = jnp.where(valid, 1, 0)  # at a reset the scores of the episode before are dropped
-        return EpisodeStats(envs, fresh * env.returns + reward, fresh * (env.lengths + 1)), row
+    def step(self, env_state: EpisodeStats, action: Any, /) -> tuple[EpisodeStats, StepResult[Array]]:
+        """Steps every env, as a pure function: see `jaxql.types.Env.step`."""
+        envs, result = self._step(env_state.envs, action)
+        keep = jnp.where(result.valid, 1, 0)  # a reset drops the scores of the episode before
+        returns, lengths = keep * env_state.returns + result.reward, keep * (env_state.lengths + 1)
+        return EpisodeStats(envs, returns, lengths), result
 
-    def tick(self, action, idle=None):
-        """One tick in NumPy, observations aside: (next_obs, reward, terminated, truncated, valid)."""
+    def tick(self, action: Any, idle: np.ndarray | None = None) -> StepResult[np.ndarray]:
+        """Steps every env and returns NumPy arrays, except for the observations. `idle` changes nothing here."""
         if self.state is None:
             raise UserError(f"{self.id}: call reset() before tick()")
-        self.state, (obs, *rows) = self._tick(self.state, np.asarray(action, np.int32))
-        returns, lengths, (reward, terminated, truncated, valid) = jax.device_get((*self.state[1:], rows))
-        self._note(terminated | truncated, returns, lengths)
-        return obs, reward, terminated, truncated, valid
+        self.state, result = self._compiled_step(self.state, np.asarray(action, np.int32))
+        returns, lengths, arrays = jax.device_get((self.state.returns, self.state.lengths, result[1:]))
+        result = StepResult(result.next_obs, *arrays)
+        self._add_finished(result.terminated | result.truncated, returns, lengths)
+        return result
 
     def take_episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call, in order."""
+        """Returns the episodes that finished since the last call, in order."""
         finished, self._finished = self._finished, []
         return finished
 
-    def compiled(self, agent: Agent, *, most_warmup: int, most_rounds: int, ticks: int, updates: int):
-        """play(carry, warmup, rounds) -> (carry, metrics): `loop.train` as one program for all counts up to the most.
+    def compile_rounds(
+        self, agent: Agent, *, max_warmup: int, max_rounds: int, rollout_length: int, updates: int = 1
+    ) -> PlayRounds:
+        """Returns play(carry, warmup, rounds) -> (carry, metrics): `loop.train` as one compiled program.
 
-        The carry is (state, env.state, obs) and the state in it is donated.
+        The same program serves every `warmup` up to `max_warmup` and every `rounds` up to `max_rounds`. The carry is
+        (agent's state, `state`, observations); the agent's state in it is donated. Leaves of the metrics are
+        [rounds, ...] NumPy arrays. Finished episodes are there for `take_episodes`.
+
+        Args:
+          agent: its pure functions, not compiled.
+          max_warmup: the most steps without learning.
+          max_rounds: the most rounds of one call.
+          rollout_length: steps a round.
+          updates: updates a round.
         """
-        size, step = most_warmup + most_rounds * ticks, self.step
+        num_steps = max_warmup + max_rounds * rollout_length
 
-        def logged(env_and_log, action):
-            (env, row), log = step(env_and_log[0], action), env_and_log[1]
-            news = Log(log.tick + 1, row[2] | row[3], env.returns, env.lengths)
-            stored = (old.at[log.tick].set(new) for old, new in zip(log[1:], news[1:], strict=True))
-            return (env, Log(news.tick, *stored)), row
+        def logged_step(env_and_log: tuple[EpisodeStats, StepLog], action: Array) -> Any:
+            (env, result), log = self.step(env_and_log[0], action), env_and_log[1]
+            entry = result.terminated | result.truncated, env.returns, env.lengths
+            columns = (column.at[log.size].set(x) for column, x in zip(log[1:], entry, strict=True))
+            return (env, StepLog(log.size + 1, *columns)), result
 
-        @functools.partial(jax.jit, donate_argnums=0)
-        def chunk(state, env, obs, warmup, rounds):
-            blank = (jnp.zeros((size, *x.shape), x.dtype) for x in (env.envs.over, env.returns, env.lengths))
-            carry, plan = (state, (env, Log(jnp.int32(0), *blank)), obs), dict(ticks=ticks, updates=updates)
-            scan = loop.bounded_scan(most_rounds)
-            carry, metrics = loop.train(agent, logged, carry, warmup=warmup, rounds=rounds, **plan, scan=scan)
+        def train(state: Any, env: EpisodeStats, obs: Any, warmup: Array, rounds: Array) -> tuple[Carry, Any, StepLog]:
+            columns = (env.envs.needs_reset, env.returns, env.lengths)
+            log = StepLog(jnp.int32(0), *(jnp.zeros((num_steps, *x.shape), x.dtype) for x in columns))
+            counts: Any = dict(warmup=warmup, rounds=rounds, ticks=rollout_length, updates=updates)
+            scan: Any = loop.bounded_scan(max_rounds)
+            carry, metrics = loop.train(agent, logged_step, (state, (env, log), obs), **counts, scan=scan)
             state, (env, log), obs = carry
             return (state, env, obs), metrics, log
 
-        def play(carry, warmup, rounds):
-            carry, metrics, log = chunk(*carry, warmup, rounds)
+        compiled = jax.jit(train, donate_argnums=0)
+
+        def play(carry: Carry, warmup: int, rounds: int) -> tuple[Carry, Any]:
+            carry, metrics, log = compiled(*carry, warmup, rounds)
             metrics, log = jax.device_get((metrics, log))
-            for t in np.flatnonzero(log.over.reshape(size, -1).any(axis=1)):
-                self._note(log.over[t], log.returns[t], log.lengths[t])
+            for t in np.flatnonzero(log.ends.reshape(num_steps, -1).any(axis=1)):
+                self._add_finished(log.ends[t], log.returns[t], log.lengths[t])
             return carry, jax.tree.map(lambda x: x[:rounds], metrics)
 
         return play
 
-    def close(self) -> None:
-        """There is nothing to release."""
+    def render(self) -> list[np.ndarray]:
+        """Raises UserError: JAX envs draw no frames."""
+        raise UserError(f"{self.id} draws no frames; record a run of a Gymnasium or Atari env")
 
-    def _note(self, over, returns, lengths):
+    def close(self) -> None:
+        """Does nothing: there is nothing to release."""
+
+    def _add_finished(self, ends: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
         returns, lengths = returns.reshape(-1), lengths.reshape(-1)
-        for env_index in np.flatnonzero(over):
-            self._finished.append(Episode(int(env_index), float(returns[env_index]), int(lengths[env_index])))
+        for i in np.flatnonzero(ends):
+            self._finished.append(Episode(int(i), float(returns[i]), int(lengths[i])))
