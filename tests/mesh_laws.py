@@ -40,10 +40,10 @@ def trained(name, devices, **changes):
     agent, hyper, plan = agent_of(name, **changes)
     agent = mesh.shard_agent(agent, devices) if devices else loop.compiled(agent)
     begin, env_step = autoreset(catch(), num_envs=ENVS)
-    env, obs = begin(jax.random.key(0))
+    env, obs = jax.jit(begin)(jax.random.key(0))
     if devices:
         env, obs = jax.device_put((env, obs), mesh.env_sharding(devices))
-    carry = agent.init(jax.random.key(0), obs, hyper), env, obs
+    carry = jax.jit(agent.init)(jax.random.key(0), obs, hyper), env, obs
     (state, _, obs), _ = loop.train(agent, jax.jit(env_step), carry, **plan, scan=loop.host_scan)
     return state, obs
 

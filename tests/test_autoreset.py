@@ -56,7 +56,7 @@ def test_other_envs_change_nothing():
     actions = np.random.default_rng(0).integers(0, 2, (200, 3), dtype=np.int32)
     others = actions.copy()
     others[:, [0, 2]] = 1 - others[:, [0, 2]]
-    env, _ = begin(jax.random.key(4))
+    env, _ = jax.jit(begin)(jax.random.key(4))
     (_, rows), (_, again) = (jax.lax.scan(env_step, env, jnp.asarray(a)) for a in (actions, others))
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[:, 1], y[:, 1]), rows, again)
     assert any((x[:, 0] != y[:, 0]).any() for x, y in zip(rows, again, strict=True))
@@ -66,7 +66,7 @@ def test_host_and_device_show_the_same_rows():
     jax_env = from_mdp(random_mdp())
     begin, env_step = autoreset(jax_env, 3)
     actions = np.random.default_rng(0).integers(0, 2, (30, 3), dtype=np.int32)
-    env, _ = begin(jax.random.key(0))
+    env, _ = jax.jit(begin)(jax.random.key(0))
     _, expected = jax.lax.scan(env_step, env, jnp.asarray(actions))
     step = on_host(env_step, env)
     rows = [step((), action)[1] for action in actions]
@@ -78,9 +78,9 @@ def test_spec_and_dtypes():
     spec = jax_env.spec(7)
     assert (spec.num_states, spec.num_actions, spec.num_envs, spec.stack) == (4, 2, 7, 1)
     begin, env_step = autoreset(jax_env, 7)
-    env, obs = begin(jax.random.key(0))
+    env, obs = jax.jit(begin)(jax.random.key(0))
     assert (obs.shape, obs.dtype) == (spec.obs.shape, spec.obs.dtype) == ((7,), jnp.int32)
-    after, (obs, reward, terminated, truncated, valid) = env_step(env, jnp.zeros(7, jnp.int32))
+    after, (obs, reward, terminated, truncated, valid) = jax.jit(env_step)(env, jnp.zeros(7, jnp.int32))
     assert reward.dtype == jnp.result_type(float) and obs.dtype == jnp.int32
     assert terminated.dtype == truncated.dtype == valid.dtype == bool
     assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), env)

@@ -23,9 +23,12 @@ ONE = Mesh(jax.devices()[:1], ("envs",))
 
 
 def start(*command, **environment):
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Most of the time is XLA's, which compiles much faster when LLVM does not optimise.
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     return subprocess.Popen(
         [sys.executable, "-W", "error", *map(str, command)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -71,7 +71,7 @@ def alone(env, seed, actions):
 def rollout(jax_env, num_envs, ticks, *, key=0, action_seed=0, **limits):
     """(actions, rows): NumPy arrays; obs [T + 1, B], all else [T, B]."""
     begin, env_step = autoreset(jax_env, num_envs, **limits)
-    env, first = begin(jax.random.key(key))
+    env, first = jax.jit(begin)(jax.random.key(key))
     actions = np.random.default_rng(action_seed).integers(0, jax_env.num_actions, (ticks, num_envs), dtype=np.int32)
     _, (obs, *rows) = jax.lax.scan(env_step, env, jnp.asarray(actions))
     return actions, np.concatenate([first[None], obs]), *map(np.asarray, rows)
