@@ -5,7 +5,7 @@ import jax
 from benchmarks.measure import interleaved
 from jaxql import agents, loop
 from jaxql.agents.state import hyper_of
-from jaxql.envs.worlds import autoreset, catch
+from jaxql.envs.jax import autoreset, catch
 
 ENVS, ROUNDS = 8, 200
 

@@ -17,7 +17,7 @@ from benchmarks.measure import interleaved
 from jaxql import loop, planning
 from jaxql.agents.q_learning import q_learning
 from jaxql.agents.state import Hyper
-from jaxql.envs.worlds import autoreset, from_mdp
+from jaxql.envs.jax import autoreset, from_mdp
 
 TICKS = 1_000
 TAXI_TICKS = 10_000  # between looks at whether all are there

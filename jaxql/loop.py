@@ -114,7 +114,7 @@ def vmap_agent(agent: Agent) -> Agent:
 
     >>> from jaxql.agents.q_learning import q_learning
     >>> from jaxql.agents.state import Hyper
-    >>> from jaxql.envs.worlds import autoreset, catch
+    >>> from jaxql.envs.jax import autoreset, catch
     >>> begin, env_step = autoreset(catch(), num_envs=4)
     >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> rates = jnp.array([0.0, 0.1, 0.5])

@@ -1,9 +1,11 @@
-"""Data parallelism: the envs, and all that is stored of them, are shared out among the devices of a mesh.
+"""Data parallelism: the devices of a mesh share the envs and all rows stored of them.
 
-Parameters, optimiser and counters are on every device. Only placement changes, so n devices compute what one does.
+Parameters, optimiser state and counters are on every device. Only placement changes: n devices compute what one does.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,140 +14,150 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxql.types import Agent, EnvSpec, Step
 
 
-def over_envs(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The sharding of arrays whose axis `axis` is the envs: equal parts of it, in order, on the devices of the mesh.
-
-    >>> over_envs(jax.make_mesh((1,), ("envs",)), axis=1).spec
-    P(None, 'envs')
-    """
-    return _on(mesh, *[None] * axis, mesh.axis_names)
-
-
-def _on(mesh: Mesh, *axes) -> NamedSharding:
-    """Of axes that the compiler may use as it sees fit: explicit ones, as of `jax.make_mesh`, are made so."""
-    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
-
-
-def shardings(tree, mesh: Mesh):
-    """A sharding for every leaf: Steps, stored ones too, are shared out by envs; all else is on every device.
+def env_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Returns the sharding of arrays whose axis `axis` is the envs: each device has an equal part, in order.
 
     Args:
-      tree: an agent's state, or any other tree; arrays or their shapes.
+      mesh: all its axes share the envs.
+      axis: the axis of the envs.
+
+    >>> env_sharding(jax.make_mesh((1,), ("envs",)), axis=1).spec
+    P(None, 'envs')
+    """
+    return _sharding(mesh, *[None] * axis, mesh.axis_names)
+
+
+def _sharding(mesh: Mesh, *spec: Any) -> NamedSharding:
+    """A sharding over Auto axes, which the compiler places; `jax.make_mesh` makes Explicit ones."""
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*spec))
+
+
+def tree_shardings(tree: Any, mesh: Mesh) -> Any:
+    """Returns a sharding for every leaf: `env_sharding` for Steps, stored ones too; replication for all else.
+
+    Args:
+      tree: an agent's state, or any other pytree, of arrays or of their shapes.
       mesh: its devices share the envs, whatever the names of its axes.
 
     >>> from jaxql.replay import zero_step
     >>> step = zero_step(jax.numpy.zeros((2, 3)))
-    >>> found = shardings({"step": step, "count": 0}, jax.make_mesh((1,), ("envs",)))
+    >>> found = tree_shardings({"step": step, "count": 0}, jax.make_mesh((1,), ("envs",)))
     >>> found["step"].reward.spec, found["count"].spec
     (P('envs',), P())
     """
 
-    def of(x):
+    def shardings_of(x: Any) -> Any:
         if not isinstance(x, Step):
-            return _on(mesh)
-        where = over_envs(mesh, axis=len(x.valid.shape) - 1)  # [B], or [T, B] where ticks are stored
-        return jax.tree.map(lambda _: where, x)
+            return _sharding(mesh)
+        by_env = env_sharding(mesh, axis=len(x.valid.shape) - 1)  # [B], or [T, B] where rows are stored
+        return jax.tree.map(lambda _: by_env, x)
 
-    return jax.tree.map(of, tree, is_leaf=lambda x: isinstance(x, Step))
+    return jax.tree.map(shardings_of, tree, is_leaf=lambda x: isinstance(x, Step))
 
 
-def sharded(agent: Agent, mesh: Mesh) -> Agent:
-    """The agent compiled for a mesh, as `loop.compiled` does for one device; `observe` and `learn` donate the state.
+def shard_agent(agent: Agent, mesh: Mesh) -> Agent:
+    """Returns the agent compiled for a mesh. `observe` and `learn` donate the state.
 
-    Give it observations and rows that are `over_envs`. The numbers are those of one device, to rounding. A learner of
-    `groups` (see `jaxql.agents.dqn.Config`), a multiple of the devices, draws and differentiates on each of them apart
-    and learns with one all-reduce; with fewer groups every device learns from the whole batch.
+    Its observations and rows must have the `env_sharding`. Its numbers are those of one device, up to rounding. With
+    `shards` (see `jaxql.agents.dqn.Config`) a multiple of the devices, each device draws and differentiates its part of
+    the batch, and one all-reduce adds the gradients. With fewer groups every device learns from the whole batch.
 
     Args:
-      agent: its pure functions, not yet compiled.
-      mesh: its devices must divide the envs. On several CPU devices of one process a call returns when its results
-        are there: XLA's threads may wait for one another for ever where two programs that communicate overlap.
+      agent: its pure functions, not compiled.
+      mesh: the number of its devices must divide the envs. With several CPU devices in one process a call returns when
+        its results are ready: XLA may deadlock where two programs that communicate overlap.
 
     >>> from jaxql.agents import REGISTRY
-    >>> from jaxql.envs.worlds import catch, autoreset
-    >>> from jaxql.agents.base import hyper_of
+    >>> from jaxql.envs.jax import autoreset, catch
+    >>> from jaxql.agents.state import hyper_of
     >>> config, mesh = REGISTRY["dqn"].config(), jax.make_mesh((1,), ("envs",))
-    >>> agent = sharded(REGISTRY["dqn"].make(config, catch().spec(8)), mesh)
+    >>> agent = shard_agent(REGISTRY["dqn"].make(config, catch().spec(8)), mesh)
     >>> begin, env_step = autoreset(catch(), num_envs=8)
-    >>> env, obs = jax.device_put(begin(jax.random.key(0)), over_envs(mesh))
+    >>> env_state, obs = jax.device_put(begin(jax.random.key(0)), env_sharding(mesh))
     >>> state = agent.init(jax.random.key(0), obs, hyper_of(config))
     >>> [shard.data.shape for shard in state.data.rows.reward.addressable_shards]  # [T, B / devices] on each
     [(12501, 8)]
     """
 
-    def within(f):  # convolutions and gradients are traced as parts of a program for several devices
-        def f_within(*args):
-            with jax.sharding.use_abstract_mesh(over_envs(mesh).mesh.abstract_mesh):
+    def within_mesh(f: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns f, traced as part of a program for several devices."""
+
+        def f_within_mesh(*args: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(env_sharding(mesh).mesh.abstract_mesh):
                 return f(*args)
 
-        return f_within
+        return f_within_mesh
 
-    def placed(f):
-        def placed_f(*args):
-            results = within(f)(*args)
-            return jax.lax.with_sharding_constraint(results, shardings(results, mesh))
+    def with_shardings(f: Callable[..., Any]) -> Callable[..., Any]:
+        def sharded_f(*args: Any) -> Any:
+            results = within_mesh(f)(*args)
+            return jax.lax.with_sharding_constraint(results, tree_shardings(results, mesh))
 
-        return placed_f
+        return sharded_f
 
-    overlap_is_safe = mesh.devices.flat[0].platform != "cpu" or len(mesh.local_devices) == 1
+    may_deadlock = mesh.devices.flat[0].platform == "cpu" and len(mesh.local_devices) > 1
 
-    def compiled(f, **options):
-        f = jax.jit(f, **options)
-        return f if overlap_is_safe else _waited_for(f)
+    def compiled(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        jitted = jax.jit(f, **options)
+        return _block_until_ready(jitted) if may_deadlock else jitted
 
     return agent._replace(
-        init=compiled(placed(agent.init)),
-        act=compiled(within(agent.act), out_shardings=over_envs(mesh)),
-        observe=compiled(placed(agent.observe), donate_argnums=0),
-        learn=compiled(placed(agent.learn), donate_argnums=0),
-        policy=compiled(within(agent.policy)),
+        init=compiled(with_shardings(agent.init)),
+        act=compiled(within_mesh(agent.act), out_shardings=env_sharding(mesh)),
+        observe=compiled(with_shardings(agent.observe), donate_argnums=0),
+        learn=compiled(with_shardings(agent.learn), donate_argnums=0),
+        policy=compiled(within_mesh(agent.policy)),
     )
 
 
-def _waited_for(f):
-    """The compiled f, returning when its results are there."""
+def _block_until_ready(jitted: Any) -> Callable[..., Any]:
+    """The jitted function, which returns when its results are ready."""
 
-    @functools.wraps(f)
-    def waiting(*args):
-        return jax.block_until_ready(f(*args))
+    @functools.wraps(jitted)
+    def blocking(*args: Any) -> Any:
+        return jax.block_until_ready(jitted(*args))
 
-    waiting.lower = f.lower
-    return waiting
+    vars(blocking)["lower"] = jitted.lower
+    return blocking
 
 
-def to_mesh(tree, mesh: Mesh):
-    """Global arrays [B, ...] of envs from the part [B / processes, ...] that this process has, as NumPy arrays.
+def local_to_global(tree: Any, mesh: Mesh) -> Any:
+    """Returns global arrays [B, ...] of envs from this process's part [B / processes, ...], in NumPy arrays.
 
-    They are copies. With one process the part is the whole.
+    The results are copies. With one process the part is the whole.
 
-    >>> print(to_mesh(np.arange(3), jax.make_mesh((1,), ("envs",))))
+    >>> print(local_to_global(np.arange(3), jax.make_mesh((1,), ("envs",))))
     [0 1 2]
     """
-    where = over_envs(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(where, np.array(x)), tree)
+    sharding = env_sharding(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.array(x)), tree)
 
 
-def global_spec(spec: EnvSpec, mesh: Mesh) -> tuple[EnvSpec, int]:
-    """The EnvSpec of the envs of all processes, from that of this process's, and the number of the first of these.
+def global_to_local(x: Any) -> np.ndarray:
+    """Returns this process's part of an array [B] that has the `env_sharding`: the inverse of `local_to_global`.
 
-    >>> from jaxql.envs.worlds import catch
-    >>> spec, first = whole_spec(catch().spec(8), jax.make_mesh((1,), ("envs",)))
-    >>> spec.num_envs, first
-    (8, 0)
-    """
-    envs = spec.num_envs * mesh.size // len(mesh.local_devices)
-    mine = over_envs(mesh).addressable_devices_indices_map((envs,)).values()
-    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((envs, *x.shape[1:]), x.dtype), spec.obs)
-    return spec._replace(obs=obs, num_envs=envs), min(index[0].start or 0 for index in mine)
-
-
-def from_mesh(x) -> np.ndarray:
-    """The part of an array [B] `over_envs` that is on this process's devices: the inverse of `to_mesh`.
-
-    >>> print(from_mesh(to_mesh(np.arange(3), jax.make_mesh((1,), ("envs",)))))
+    >>> print(global_to_local(local_to_global(np.arange(3), jax.make_mesh((1,), ("envs",)))))
     [0 1 2]
     """
     if not isinstance(x, jax.Array) or x.is_fully_addressable:
         return np.asarray(x)
     parts = {shard.index[0].start: shard.data for shard in x.addressable_shards}
     return np.concatenate([np.asarray(parts[start]) for start in sorted(parts)])
+
+
+def global_spec(spec: EnvSpec, mesh: Mesh) -> tuple[EnvSpec, int]:
+    """Returns (the EnvSpec of the envs of all processes, the index of this process's first env).
+
+    Args:
+      spec: of this process's envs.
+      mesh: its devices share the envs of all processes.
+
+    >>> from jaxql.envs.jax import catch
+    >>> spec, first_env = global_spec(catch().spec(8), jax.make_mesh((1,), ("envs",)))
+    >>> spec.num_envs, first_env
+    (8, 0)
+    """
+    num_envs = spec.num_envs * mesh.size // len(mesh.local_devices)
+    local_parts = env_sharding(mesh).addressable_devices_indices_map((num_envs,)).values()
+    obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((num_envs, *x.shape[1:]), x.dtype), spec.obs)
+    return spec._replace(obs=obs, num_envs=num_envs), min(index[0].start or 0 for index in local_parts if index)

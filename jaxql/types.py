@@ -3,12 +3,14 @@
 Shapes: B envs, A actions, S states, K successors of a state-action pair, T slots of a ring, N rows of a batch.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Sequence as SequenceOf
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import jax
+import numpy as np
 
 Array = jax.Array
+ArrayT = TypeVar("ArrayT")  # jax.Array or numpy.ndarray
 
 
 class Step(NamedTuple):
@@ -207,3 +209,91 @@ class EnvSpec(NamedTuple):
     num_envs: int
     num_states: int | None = None  # where observations are indices of states
     stack: int = 1  # above 1, obs is [B, stack, ...], newest last, of which replay stores the newest only
+
+
+class StepResult(NamedTuple, Generic[ArrayT]):
+    """What one step of B envs returns under NEXT_STEP autoreset. Fields are those of `Step`."""
+
+    next_obs: Any  # [B, ...]
+    reward: ArrayT  # [B] 0 where not valid
+    terminated: ArrayT  # [B] bool
+    truncated: ArrayT  # [B] bool
+    valid: ArrayT  # [B] bool, False only for the step on which an env resets itself
+
+
+class Episode(NamedTuple):
+    """A finished episode. A lost life does not finish one."""
+
+    env_index: int
+    return_: float  # undiscounted sum of unclipped rewards
+    length: int  # steps of the agent
+
+
+class Env(Protocol):
+    """B envs, as a training run drives them. `jaxql.envs.HostEnv` and `jaxql.envs.DeviceEnv` satisfy it.
+
+    Autoreset is NEXT_STEP: an env resets itself at the step after its episode's end, and that step is not valid.
+    With S seeds the leading axis [B] of arrays is [S, B / S] in `reset` and `step`. In `tick` and `Episode` it is [B].
+    """
+
+    @property
+    def id(self) -> str:
+        """The name of the env in messages."""
+        ...
+
+    @property
+    def notes(self) -> SequenceOf[str]:
+        """Lines for the person who runs this, such as a version that was replaced."""
+        ...
+
+    @property
+    def spec(self) -> EnvSpec:
+        """The EnvSpec an agent is made for: that of one seed's envs, or of all processes' envs on a mesh."""
+        ...
+
+    @property
+    def state(self) -> Any:
+        """The first argument of the first `step` after a `reset`."""
+        ...
+
+    @property
+    def mdp(self) -> MDP | None:
+        """The env as a finite model, if it has one."""
+        ...
+
+    def reset(self) -> Any:
+        """Starts the next episode of every env and returns the observations [B, ...]."""
+        ...
+
+    def step(self, env_state: Any, action: Any, /) -> tuple[Any, StepResult[Array]]:
+        """Steps every env, for the loop.
+
+        Args:
+          env_state: `state`, or what the last `step` returned first.
+          action: [B] int32.
+
+        Returns:
+          (env_state, result), whose arrays are on the device.
+        """
+        ...
+
+    def tick(self, action: Any, idle: np.ndarray | None = None) -> StepResult[np.ndarray]:
+        """Steps every env, for evaluation: flags and rewards are NumPy arrays; observations may be on the device.
+
+        Args:
+          action: [B] integers.
+          idle: [B] bool, the envs whose results are ignored from now on. They need no reset seed.
+        """
+        ...
+
+    def take_episodes(self) -> list[Episode]:
+        """Returns the episodes that finished since the last call, in order."""
+        ...
+
+    def render(self) -> list[np.ndarray]:
+        """Returns one RGB frame [H, W, 3] uint8 an env. Raises UserError if the env draws no frames."""
+        ...
+
+    def close(self) -> None:
+        """Releases the envs. Closing twice is harmless."""
+        ...

@@ -7,15 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from jaxql.agents.base import hyper_of
 
 from jaxql import agents, loop, mesh
-from jaxql.envs.worlds import autoreset, catch
+from jaxql.agents.state import hyper_of
+from jaxql.envs.jax import autoreset, catch
 from jaxql.replay import Ring, zero_step
 from jaxql.types import EnvSpec
 
 ENVS, DEVICES = 16, Mesh(jax.devices(), ("envs",))
-SMALL = dict(n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500)
+SMALL = dict(
+    gradient_steps=4, n_step=3, capacity=400, batch_size=32, hidden=(32,), v_min=-2.0, v_max=2.0, beta_steps=500
+)
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 COLLECTIVE = re.compile(r"= (.*) (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
 
@@ -23,13 +25,14 @@ COLLECTIVE = re.compile(r"= (.*) (all-reduce|all-gather|all-to-all|collective-pe
 def agent_of(name, **changes):
     """(agent, hyper, plan) of some updates on Catch."""
     entry = agents.REGISTRY[name]
-    settings, plan = entry.named | changes, dict(warmup=10, rounds=10, ticks=2, updates=4)
+    settings, plan = entry.overrides | changes, dict(warmup=10, rounds=10, rollout_length=2)
     if entry.config is agents.REGISTRY["dqn"].config:
         settings = SMALL | settings
     elif name == "pqn":
-        settings, plan = dict(ticks=8, updates=4, minibatches=4, hidden=(32,)), plan | dict(warmup=0, ticks=8)
+        settings = dict(rollout_length=8, gradient_steps=4, minibatches=4, hidden=(32,))
+        plan = plan | dict(warmup=0, rollout_length=8)
     else:
-        plan = dict(warmup=0, rounds=40, ticks=1, updates=1)
+        plan = dict(warmup=0, rounds=40, rollout_length=1)
     config = entry.config(**settings)
     hyper = hyper_of(config)._replace(learning_rate=1e-3, discount=0.9, exploration_steps=500.0)
     return entry.make(config, catch().spec(ENVS)), hyper, plan
@@ -38,12 +41,12 @@ def agent_of(name, **changes):
 def trained(name, devices, **changes):
     """(state, obs) after training; on the first device alone if `devices` is None."""
     agent, hyper, plan = agent_of(name, **changes)
-    agent = mesh.sharded(agent, devices) if devices else loop.compiled(agent)
+    agent = mesh.shard_agent(agent, devices) if devices else loop.jit_agent(agent)
     begin, env_step = autoreset(catch(), num_envs=ENVS)
-    env, obs = begin(jax.random.key(0))
+    env, obs = jax.jit(begin)(jax.random.key(0))
     if devices:
-        env, obs = jax.device_put((env, obs), mesh.over_envs(devices))
-    carry = agent.init(jax.random.key(0), obs, hyper), env, obs
+        env, obs = jax.device_put((env, obs), mesh.env_sharding(devices))
+    carry = jax.jit(agent.init)(jax.random.key(0), obs, hyper), env, obs
     (state, _, obs), _ = loop.train(agent, jax.jit(env_step), carry, **plan, scan=loop.host_scan)
     return state, obs
 
@@ -51,13 +54,13 @@ def trained(name, devices, **changes):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("dqn", dict(groups=1)),
-        ("per-dqn", dict(groups=16)),
-        pytest.param("dqn", dict(groups=8), marks=pytest.mark.slow),
+        ("dqn", dict(shards=1)),
+        ("per-dqn", dict(shards=16)),
+        pytest.param("dqn", dict(shards=8), marks=pytest.mark.slow),
         pytest.param("q-learning", {}, marks=pytest.mark.slow),
         pytest.param("pqn", {}, marks=pytest.mark.slow),
-        pytest.param("rainbow", dict(groups=8), marks=pytest.mark.slow),
-        pytest.param("iqn", dict(groups=8), marks=pytest.mark.slow),
+        pytest.param("rainbow", dict(shards=8), marks=pytest.mark.slow),
+        pytest.param("iqn", dict(shards=8), marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_equal_one(name, changes):
@@ -86,20 +89,19 @@ def _size(shape):
 
 
 def placed_shapes(tree):
-    return jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, mesh.shardings(tree, DEVICES)
-    )
+    shardings = mesh.tree_shardings(tree, DEVICES)
+    return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, shardings)
 
 
-FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.over_envs(DEVICES))
+FRAMES = jax.ShapeDtypeStruct((ENVS, 4, 36, 36), jnp.uint8, sharding=mesh.env_sharding(DEVICES))
 
 
 @pytest.mark.parametrize("convolution", ["xla", pytest.param("auto", marks=pytest.mark.slow)])
 def test_learning_communicates_once(convolution):
     """From frames stored on 8 devices to new parameters: one all-reduce, which carries the gradient."""
     entry = agents.REGISTRY["dqn"]
-    config = entry.config(groups=8, capacity=160, network="nips-cnn", convolution=convolution)
-    agent = mesh.sharded(entry.make(config, EnvSpec(obs=FRAMES, num_actions=6, num_envs=ENVS, stack=4)), DEVICES)
+    config = entry.config(shards=8, capacity=160, network="nips-cnn", convolution=convolution)
+    agent = mesh.shard_agent(entry.make(config, EnvSpec(obs=FRAMES, num_actions=6, num_envs=ENVS, stack=4)), DEVICES)
     state = placed_shapes(jax.eval_shape(agent.init, jax.random.key(0), FRAMES, hyper_of(config)))
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     assert collectives(agent.learn.lower(state).compile()) == [
@@ -112,10 +114,11 @@ def test_learning_communicates_once(convolution):
 
 def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     """Of prioritised replay too, whose learning communicates more than once; but the gradient does only once."""
-    agent, hyper, _ = agent_of("per-dqn", groups=8)
-    agent, obs = mesh.sharded(agent, DEVICES), jax.device_put(jnp.zeros(ENVS, jnp.int32), mesh.over_envs(DEVICES))
+    agent, hyper, _ = agent_of("per-dqn", shards=8)
+    agent = mesh.shard_agent(agent, DEVICES)
+    obs = jax.device_put(jnp.zeros(ENVS, jnp.int32), mesh.env_sharding(DEVICES))
     state = agent.init(jax.random.key(0), obs, hyper)
-    step = jax.device_put(zero_step(obs), mesh.over_envs(DEVICES))
+    step = jax.device_put(zero_step(obs), mesh.env_sharding(DEVICES))
 
     def places(tree):
         return [shard.data.unsafe_buffer_pointer() for x in jax.tree.leaves(tree) for shard in x.addressable_shards]
@@ -126,7 +129,7 @@ def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     for _ in range(2):
         state, _ = learn(agent.observe(state, step))
     assert places(state.data.rows) == before
-    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.over_envs(DEVICES, axis=1), 2)
+    assert state.data.rows.reward.sharding.is_equivalent_to(mesh.env_sharding(DEVICES, axis=1), 2)
     sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
     assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
 
@@ -134,7 +137,7 @@ def test_the_store_is_shared_out_from_the_start_and_written_in_place():
 @pytest.mark.slow
 def test_a_part_of_the_devices_will_do():
     four = Mesh(jax.devices()[:4], ("envs",))
-    (many, _), (one, _) = (trained("dqn", devices, groups=4) for devices in (four, None))
+    (many, _), (one, _) = (trained("dqn", devices, shards=4) for devices in (four, None))
     for x, y in zip(jax.tree.leaves(many.params), jax.tree.leaves(one.params), strict=True):
         np.testing.assert_allclose(x, y, rtol=0, atol=TOLERANCE)
         assert len(x.sharding.device_set) == 4

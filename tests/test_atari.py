@@ -108,24 +108,24 @@ def test_census():
     np.testing.assert_array_equal(np.flatnonzero(truncated[:, 0]), [99])
 
 
-def test_restored_worlds_go_on_as_if_nothing_had_happened():
+def test_restored_envs_go_on_as_if_never_interrupted():
     first, second = (make("ALE/Breakout-v5", 2, seed=5, life_loss=True) for _ in range(2))
     actions = actions_of(first, 330)
     last = rows_of(first, actions[:270])[0][-1]
     assert first.take_episodes()
-    np.testing.assert_array_equal(second.restore(first.position()), last)
+    np.testing.assert_array_equal(second.restore(first.checkpoint()), last)
     for action in actions[270:]:
         rows = [envs.step((), action)[1] for envs in (first, second)]
         jax.tree.map(np.testing.assert_array_equal, *rows)
     assert first.take_episodes() == second.take_episodes()
 
 
-def test_the_film_is_of_the_same_game(monkeypatch):
+def test_the_colour_emulator_plays_the_same_game(monkeypatch):
     envs = make("ALE/Breakout-v5", 2, seed=1, render=True)
     envs.reset()
     filmed, played = [], []
     monkeypatch.setattr(
-        envs._film, "step", lambda action, step=envs._film.step: filmed.append(step(action)) or filmed[-1]
+        envs._colour_env, "step", lambda action, step=envs._colour_env.step: filmed.append(step(action)) or filmed[-1]
     )
     monkeypatch.setattr(
         envs._env, "step", lambda action, step=envs._env.step: played.append(step(action)) or played[-1]
@@ -170,10 +170,10 @@ def test_the_watchdog_ends_what_hangs():
     program = (
         "import numpy as np; from jaxql.envs import make\n"
         "envs = make('PongNoFrameskip-v4', 2, watchdog_seconds=1.0); envs.reset()\n"
-        "envs._play(np.array([99, 0], np.int32))"
+        "envs._step_env(np.array([99, 0], np.int32))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 70 and "has not answered for 1 s" in done.stderr and "in _play" in done.stderr
+    assert done.returncode == 70 and "has not answered for 1 s" in done.stderr and "in _step_env" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_settings_that_would_hang_or_mislead_are_refused(setting):
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.0, True])
-def test_the_number_of_worlds_is_checked(num_envs):
+def test_the_number_of_envs_is_checked(num_envs):
     with pytest.raises(UserError, match="num_envs"):
         make("PongNoFrameskip-v4", num_envs)
 

@@ -4,17 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxql.agents.base import Hyper
 
 import jaxql
 from jaxql import agents, envs, loop
 from jaxql.agents.q_learning import q_learning
-from jaxql.envs.device import DeviceEnv
-from jaxql.envs.worlds import JaxEnv, catch
+from jaxql.agents.state import Hyper
+from jaxql.envs.jax import DeviceEnv, JaxEnv, catch
 from jaxql.errors import UserError
+from jaxql.lab.settings import settings
 
-HYPER = Hyper(learning_rate=0.1, epsilon=0.1, exploration_steps=100.0)
-CATCH = dict(env="jax:catch", quiet=True, num_envs=4, steps=2_000, log_every=300, test_every=700, test_episodes=3)
+HYPER = Hyper(learning_rate=0.1, discount=0.99, epsilon=0.1, exploration_steps=100.0)
+CATCH = dict(env="jax:catch", quiet=True, num_envs=4, steps=2_000, log_every=300, eval_every=700, eval_episodes=3)
 
 
 def begun(**options):
@@ -26,7 +26,7 @@ def begun(**options):
 
 def test_chunks_are_the_hosts_loop():
     chunks, host = begun(), begun()
-    play = chunks[0].compiled(chunks[1], most_warmup=20, most_rounds=40, ticks=1, updates=1)
+    play = chunks[0].compile_rounds(chunks[1], max_warmup=20, max_rounds=40, rollout_length=1)
     carry, parts = chunks[2], []
     for warmup, rounds in ((20, 13), (0, 40), (0, 7)):
         carry, metrics = play(carry, warmup, rounds)
@@ -34,8 +34,8 @@ def test_chunks_are_the_hosts_loop():
 
     env, agent, (state, _, obs) = host
     (expected, *_), metrics = loop.train(
-        loop.compiled(agent), lambda _, action: ((), jax.tree.map(jnp.asarray, env.tick(action))), (state, (), obs),
-        warmup=20, rounds=60, ticks=1, updates=1, scan=loop.host_scan)  # fmt: skip
+        loop.jit_agent(agent), lambda _, action: ((), jax.tree.map(jnp.asarray, env.tick(action))), (state, (), obs),
+        warmup=20, rounds=60, rollout_length=1, scan=loop.host_scan)  # fmt: skip
     np.testing.assert_array_equal(carry[0].params["q_values"], expected.params["q_values"])
     np.testing.assert_array_equal(np.concatenate(parts), metrics["loss"])
     episodes = chunks[0].take_episodes()
@@ -48,14 +48,14 @@ def test_one_program_serves_every_length():
     env, agent, carry = begun()
     traces = []
     counted = agent._replace(learn=lambda state: traces.append(1) or agent.learn(state))
-    play = env.compiled(counted, most_warmup=5, most_rounds=9, ticks=2, updates=1)
+    play = env.compile_rounds(counted, max_warmup=5, max_rounds=9, rollout_length=2)
     carry, _ = play(carry, 5, 3)
     once = len(traces)
     for rounds in (1, 9, 4):
         carry, metrics = play(carry, 0, rounds)
-        assert metrics["loss"].shape == (rounds, 1)
+        assert metrics["loss"].shape[0] == rounds
     assert len(traces) == once
-    assert int(carry[0].ticks) == 5 + 2 * 17
+    assert int(carry[0].vector_steps) == 5 + 2 * 17
 
 
 def test_returns_are_those_of_the_rows():
@@ -107,9 +107,9 @@ def test_each_of_many_seeds_is_as_alone(tmp_path):
     assert same == alone != other
 
 
-def test_a_deep_agent_trains_on_a_world_of_ones_own(tmp_path):
-    small = dict(hidden=(8,), out=tmp_path / "run", **CATCH | dict(env=envs.memory(length=2), steps=600))
-    run = jaxql.train("pqn", **small, ticks=8, updates=4, minibatches=2)
+def test_a_deep_agent_trains_on_an_env_of_ones_own(tmp_path):
+    small = dict(hidden=(8,), out=tmp_path / "run", **CATCH | dict(env=envs.memory_chain(length=2), steps=600))
+    run = jaxql.train("pqn", **small, rollout_length=8, gradient_steps=4, minibatches=2)
     assert run.env_steps >= 600 and np.isfinite(run.metrics["loss"]).all()
     assert 0 < run.metrics["episodes"][-1] <= 600 // 3
 
@@ -124,14 +124,16 @@ def test_a_callback_stops_it(tmp_path):
     [(dict(first_env=2), "no mesh"), (dict(render=True), "no frames"), (dict(seed=[0, 1, 2]), "split evenly"),
      (dict(purpose="fun"), "purpose"), (dict(life_loss=True), "Atari")],
 )  # fmt: skip
-def test_what_a_world_cannot_do_is_refused(options, message):
+def test_what_a_jax_env_cannot_do_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         envs.make("jax:catch", 4, **options)
     with pytest.raises(UserError, match="call reset"):
         envs.make("jax:catch", 4).tick(np.zeros(4, int))
+    with pytest.raises(UserError, match="no frames"):
+        envs.make("jax:catch", 4).render()
 
 
 def test_the_tuned_settings_are_gymnasiums():
     for name in "dqn", "pqn":
         entry = agents.REGISTRY[name]
-        assert agents.settings(entry, "jax:cartpole") == agents.settings(entry, "CartPole-v1")
+        assert settings(entry, "jax:cartpole") == settings(entry, "CartPole-v1")

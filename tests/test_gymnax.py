@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jaxql import agents, envs
-from jaxql.envs.gymnax import from_gymnax, with_params
-from jaxql.envs.worlds import autoreset
+from jaxql.agents.state import hyper_of
+from jaxql.envs.jax import autoreset
+from jaxql.envs.jax.gymnax import from_gymnax, with_params
 from jaxql.errors import UserError
 
 gymnax = pytest.importorskip("gymnax", reason="gymnax is not installed: pip install 'jaxql[gymnax]'")
@@ -73,8 +74,8 @@ def test_minatar_is_seen_as_images(name):
     for agent in "dqn", "pqn":
         entry = agents.REGISTRY[agent]
         shapes = jax.eval_shape(
-            entry.make(agents.settings(entry, ""), env.spec).init, jax.random.key(0), env.spec.obs,
-            agents.base.hyper_of(agents.settings(entry, "")))  # fmt: skip
+            entry.make(entry.config(), env.spec).init, jax.random.key(0), env.spec.obs, hyper_of(entry.config())
+        )
         assert (3, 3, env.spec.obs.shape[3], 16) in {x.shape for x in jax.tree.leaves(shapes.params)}
 
 

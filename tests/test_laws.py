@@ -17,7 +17,7 @@ from jaxql.agents.deep import network_of
 from jaxql.agents.dqn import Config, backup_of, dqn, head_of, network_variant
 from jaxql.agents.q_learning import q_learning
 from jaxql.agents.state import Hyper, hyper_of as hyper_of_settings
-from jaxql.envs.worlds import JaxEnv, autoreset, catch, from_mdp, on_host
+from jaxql.envs.jax import JaxEnv, autoreset, catch, from_mdp, on_host
 from jaxql.lab import checkpoint
 from jaxql.losses import q_loss
 from jaxql.losses.heads import scalar

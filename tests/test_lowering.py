@@ -8,12 +8,12 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jaxql.envs.device import DeviceEnv
 from test_laws import ENVS, SMALL, settings_of
 
 from jaxql import agents
 from jaxql.agents.state import hyper_of
-from jaxql.envs.device import DeviceEnv
-from jaxql.envs.worlds import catch
+from jaxql.envs.jax import catch
 from jaxql.kernels import onednn
 from jaxql.replay import zero_step
 from jaxql.types import EnvSpec
@@ -31,7 +31,11 @@ IMAGES = {
     "dqn der-cnn": ("dqn", FRAMES, SMALL | dict(network="der-cnn")),
     "dqn impala-cnn": ("dqn", FRAMES, SMALL | dict(network="impala-cnn")),
     "dqn minatar-cnn": ("dqn", SMALL_IMAGES, SMALL | dict(network="minatar-cnn")),
-    "pqn minatar-cnn": ("pqn", SMALL_IMAGES, dict(rollout_length=8, gradient_steps=4, minibatches=4, network="minatar-cnn")),
+    "pqn minatar-cnn": (
+        "pqn",
+        SMALL_IMAGES,
+        dict(rollout_length=8, gradient_steps=4, minibatches=4, network="minatar-cnn"),
+    ),
     "r2d2 nips-cnn": ("r2d2", FRAMES, dict(capacity=400, batch_size=16, burn_in=2, length=6, network="nips-cnn")),
 }
 
@@ -80,9 +84,9 @@ def test_a_chunk_of_a_jax_env_lowers_for_every_platform():
     entry, env = agents.REGISTRY["q-learning"], DeviceEnv(catch(), ENVS, "catch")
     config = entry.config()
     agent, obs = entry.make(config, env.spec), env.reset()
-    play = env.compiled(agent, most_warmup=5, most_rounds=3, rollout_length=1)
+    chunk = env.rounds_program(agent, max_warmup=5, max_rounds=3, rollout_length=1)
     state = agent.init(jax.random.key(0), obs, hyper_of(config))
-    assert_known(calls(play.chunk, (state, env.state, obs, 5, 3)))
+    assert_known(calls(chunk, (state, env.state, obs, 5, 3)))
 
 
 @pytest.mark.skipif(not onednn.is_available(jnp.result_type(float)), reason="needs oneDNN")

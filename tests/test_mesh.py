@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jaxql import envs, loop, mesh
 from jaxql.agents import REGISTRY
-from jaxql.envs.worlds import catch
+from jaxql.envs.jax import catch
 from jaxql.errors import UserError
 from jaxql.replay import uniform_replay, zero_step
 
@@ -23,9 +23,12 @@ ONE = Mesh(jax.devices()[:1], ("envs",))
 
 
 def start(*command, **environment):
+    environment |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)}
+    # Most of the time is XLA's, which compiles much faster when LLVM does not optimise.
+    environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0"
     return subprocess.Popen(
         [sys.executable, "-W", "error", *map(str, command)],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -54,7 +57,7 @@ def test_two_processes_equal_one(tmp_path):
     parts = [
         start(HERE / "two_processes.py", port, i, 2, tmp_path / f"{i}.npz", JAX_NUM_CPU_DEVICES="1") for i in (0, 1)
     ]
-    params, state = two_processes.trained(lambda: envs.make("CartPole-v1", two_processes.ENVS), loop.compiled)
+    params, state = two_processes.trained(lambda: envs.make("CartPole-v1", two_processes.ENVS), loop.jit_agent)
     for part in parts:
         finish(part)
     for i in (0, 1):
@@ -70,18 +73,18 @@ def test_a_gymnasium_env_on_a_mesh_is_the_same_env():
     np.testing.assert_array_equal(plain.reset(), meshed.reset())
     for t in range(30):
         action = np.array([t % 2, 1])
-        (_, ours), (_, theirs) = meshed.step((), mesh.to_mesh(action, ONE)), plain.step((), action)
+        (_, ours), (_, theirs) = meshed.step((), mesh.local_to_global(action, ONE)), plain.step((), action)
         jax.tree.map(np.testing.assert_array_equal, ours, theirs)
         assert {x.dtype for x in ours} == {x.dtype for x in theirs}
     obs = ours[0]
-    assert obs.sharding.is_equivalent_to(mesh.over_envs(ONE), obs.ndim)
-    np.testing.assert_array_equal(meshed.restore(plain.position()), obs)
+    assert obs.sharding.is_equivalent_to(mesh.env_sharding(ONE), obs.ndim)
+    np.testing.assert_array_equal(meshed.restore(plain.checkpoint()), obs)
 
 
 def test_what_does_not_divide_is_refused():
     dqn = REGISTRY["dqn"]
-    for settings, num_envs in (dict(groups=3), 9), (dict(groups=2), 9):
-        with pytest.raises(UserError, match="groups is [23]; it must divide"):
+    for settings, num_envs in (dict(shards=3), 9), (dict(shards=2), 9):
+        with pytest.raises(UserError, match="shards is [23]; it must divide"):
             dqn.make(dqn.config(**settings), catch().spec(num_envs))
-    with pytest.raises(ValueError, match="groups is 2; it must divide the 3 envs"):
-        uniform_replay(8, groups=2).init(zero_step(np.zeros(3)))
+    with pytest.raises(ValueError, match="shards is 2; it must divide the 3 envs"):
+        uniform_replay(8, shards=2).init(zero_step(np.zeros(3)))

@@ -10,7 +10,7 @@ import jaxql
 from jaxql import agents, envs, loop
 from jaxql.agents.r2d2 import r2d2
 from jaxql.agents.state import Hyper, hyper_of
-from jaxql.envs.worlds import JaxEnv, autoreset
+from jaxql.envs.jax import JaxEnv, autoreset
 from jaxql.errors import UserError
 from jaxql.lab import evaluation
 from jaxql.replay import reset_memory, uniform_replay

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import jaxql
 from jaxql.agents.q_learning import q_learning
-from jaxql.envs import worlds
+from jaxql.envs.jax import catch
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint, evaluation
 from jaxql.lab.files import read_config
@@ -185,7 +185,7 @@ def test_exact_report_names_what_it_reports():
 class Scripted:
     """Three envs whose episodes last 1, 2 and for ever; rewards count the ticks."""
 
-    spec = worlds.catch().spec(3)
+    spec = catch().spec(3)
 
     def reset(self):
         self.clock = 0

@@ -10,7 +10,7 @@ import pytest
 from jaxql import agents
 from jaxql.agents.schedules import annealed_horizon
 from jaxql.agents.state import RESET, Hyper, hyper_of, new_state
-from jaxql.envs.worlds import autoreset, catch
+from jaxql.envs.jax import autoreset, catch
 from jaxql.kernels import derive_key
 from jaxql.networks import make_network
 from jaxql.replay import sum_tree, zero_step

@@ -200,7 +200,7 @@ class FakeEnv:
     """One env under NEXT_STEP autoreset: episode e lasts e + 2 steps and pays the action; it draws its clock."""
 
     def __init__(self, envs=1, pictures=True):
-        self.spec, self.pictures, self.closed = SimpleNamespace(num_envs=envs), pictures, False
+        self.spec, self.pictures, self.closed, self.state = SimpleNamespace(num_envs=envs), pictures, False, ()
         self.episode, self.clock, self.return_, self.over, self.done = 0, 0, 0.0, False, [SimpleNamespace(return_=99.0)]
 
     def reset(self):

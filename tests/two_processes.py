@@ -5,13 +5,13 @@ import sys
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from jaxql.agents.base import hyper_of
 
 from jaxql import agents, envs, loop, mesh
+from jaxql.agents.state import hyper_of
 
 ENVS = 8
 ENTRY = agents.REGISTRY["dqn"]
-CONFIG = ENTRY.config(groups=2, capacity=800, hidden=(32,), learning_rate=1e-3, exploration_steps=400)
+CONFIG = ENTRY.config(shards=2, gradient_steps=2, capacity=800, hidden=(32,), learning_rate=1e-3, exploration_steps=400)
 
 
 def trained(make_env, compiled):
@@ -19,7 +19,7 @@ def trained(make_env, compiled):
     env = make_env()
     agent, obs = compiled(ENTRY.make(CONFIG, env.spec)), env.reset()
     state = agent.init(jax.random.key(0), obs, hyper_of(CONFIG))
-    plan = dict(warmup=20, rounds=30, ticks=1, updates=2, scan=loop.host_scan)
+    plan = dict(warmup=20, rounds=30, rollout_length=1, scan=loop.host_scan)
     (state, *_), _ = loop.train(agent, env.step, (state, (), obs), **plan)
     env.close()
     return jax.tree.leaves(jax.device_get(state.params)), state
@@ -32,7 +32,7 @@ if __name__ == "__main__":
     devices = Mesh(jax.devices(), ("envs",))
     params, state = trained(
         lambda: envs.make("CartPole-v1", ENVS // int(processes), mesh=devices),
-        lambda agent: mesh.sharded(agent, devices),
+        lambda agent: mesh.shard_agent(agent, devices),
     )
     assert state.data.rows.reward.addressable_shards[0].data.shape[1] == ENVS // int(processes)
     np.savez(out, *params, env_steps=state.env_steps)

@@ -1,60 +1,93 @@
-"""Envs: Gymnasium and Atari vector envs for the host, and envs that are JAX programs themselves."""
+"""Envs: Gymnasium and Atari vector envs on the host, and envs that are JAX programs.
+
+The names below load what they need when first used, so that JAX envs do without Gymnasium, and most envs without ALE.
+"""
 
 import importlib
 import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from jax.sharding import Mesh
 
 from jaxql.errors import UserError, nearest
+from jaxql.types import Env
+
+if TYPE_CHECKING:
+    from jaxql.envs.host import EnvCheckpoint as EnvCheckpoint, HostEnv as HostEnv
+    from jaxql.envs.jax.autoreset import autoreset as autoreset, on_host as on_host
+    from jaxql.envs.jax.device import DeviceEnv as DeviceEnv
+    from jaxql.envs.jax.gymnax import from_gymnax as from_gymnax
+    from jaxql.envs.jax.mdp import from_mdp as from_mdp, to_mdp as to_mdp
+    from jaxql.envs.jax.protocol import JaxEnv as JaxEnv
+    from jaxql.envs.jax.small_envs import (
+        cartpole as cartpole,
+        catch as catch,
+        catch_mdp as catch_mdp,
+        deep_sea as deep_sea,
+        deep_sea_mdp as deep_sea_mdp,
+        memory_chain as memory_chain,
+    )
+    from jaxql.envs.seeding import episode_seed as episode_seed
+    from jaxql.types import Episode as Episode
 
 _HOMES = {
-    "device": ("DeviceEnv",),
-    "gymnax": ("from_gymnax",),
-    "host": ("Episode", "HostEnv"),
-    "seeding": ("episode_seed",),
-    "small_worlds": ("cartpole", "deep_sea", "deep_sea_mdp", "memory"),
-    "worlds": ("JaxEnv", "catch", "catch_mdp", "autoreset", "from_mdp", "on_host"),
+    "jaxql.envs.host": "EnvCheckpoint HostEnv",
+    "jaxql.envs.jax": "DeviceEnv JaxEnv autoreset cartpole catch catch_mdp deep_sea deep_sea_mdp from_gymnax from_mdp"
+    " memory_chain on_host to_mdp",
+    "jaxql.envs.seeding": "episode_seed",
+    "jaxql.types": "Episode",
 }
-_HOME = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = ["make", *_HOME]
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
+__all__ = ["Env", "identify", "make", *_HOME_OF]
 
 
-def __getattr__(name):
-    if name not in _HOME:
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
         raise AttributeError(f"module {__name__} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def make(
-    env,
+    env: Any,
     num_envs: int,
     *,
-    seed=0,
+    seed: int | Sequence[int] = 0,
     purpose: str = "train",
-    env_args: dict | None = None,
+    env_args: dict[str, Any] | None = None,
     render: bool = False,
     life_loss: bool = False,
     first_env: int = 0,
-    mesh=None,
-    **atari_settings,
-):
-    """B envs: a `jaxql.envs.host.HostEnv` of a Gymnasium or Atari env, a `jaxql.envs.device.DeviceEnv` of a JAX one.
+    mesh: Mesh | None = None,
+    **atari_settings: Any,
+) -> Env:
+    """Makes B envs: a `HostEnv` of a Gymnasium or Atari env, a `DeviceEnv` of a JAX env.
 
     Args:
-      env: an id (`CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`; `jax:cartpole`, `jax:catch`,
-        `jax:deep-sea`, `jax:memory`, `gymnax:NAME`), a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv in
-        NEXT_STEP mode that accepts options={"reset_mask": ...}, or a `JaxEnv`.
-      num_envs: B, the number of envs.
-      seed, purpose: every episode has the seed `episode_seed(seed, purpose, env, episode)`. A sequence of S seeds
-        gives each B / S of the envs, numbered from 0; arrays are then [S, B / S, ...].
-      env_args: keyword arguments of `gymnasium.make`; for Atari the settings in `jaxql.envs.atari.SETTINGS`; of ours
-        those of the function that makes the JaxEnv; of gymnax parameters of the environment.
-      render: frames for `render()`.
-      life_loss: (Atari) `terminated` also where a life is lost; the game goes on.
-      first_env: global number of the first env, where several processes share a batch.
-      mesh: the `jax.sharding.Mesh` whose devices share the envs, those of other processes too; see `HostEnv`.
-      **atari_settings: the same as env_args, for Atari.
+      env: one of
+        - an id: `CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`, `jax:cartpole`, `jax:catch`,
+          `jax:deep-sea`, `jax:memory-chain`, `gymnax:NAME`;
+        - a function () -> gymnasium.Env;
+        - a gymnasium.vector.VectorEnv in NEXT_STEP mode that accepts options={"reset_mask": ...};
+        - a `JaxEnv`.
+      num_envs: B.
+      seed: of the run. A sequence of S seeds gives each B / S of the envs, numbered from 0; arrays are then
+        [S, B / S, ...].
+      purpose: one of `jaxql.envs.seeding.PURPOSES`. Episodes of different purposes have different seeds.
+      env_args: keyword arguments of `gymnasium.make`. For Atari, the settings in `jaxql.envs.atari.SETTINGS`. For
+        `jax:NAME`, the arguments of the function that makes the env. For `gymnax:NAME`, the env's parameters.
+      render: draw frames, for `render()`.
+      life_loss: (Atari) `terminated` is also true where a life is lost; the game goes on.
+      first_env: index of the first env, if several processes share a batch.
+      mesh: the mesh whose devices share the envs of all processes; see `HostEnv`.
+      **atari_settings: (Atari) the same as env_args.
 
     Raises:
-      UserError: one line, for an unknown id, a space that is not supported, a wrong setting.
+      UserError: one line, for an unknown id, an unsupported space or a wrong setting.
 
     >>> envs = make("CartPole-v1", 2)
     >>> envs.reset().shape, envs.spec.num_actions
@@ -65,50 +98,59 @@ def make(
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise UserError(f"num_envs={num_envs!r}: the number of envs is a whole number, 1 or greater")
-    seeding = dict(seed=seed, purpose=purpose, first_env=first_env, mesh=mesh)
-    settings = {**(env_args or {}), **atari_settings}
+    options: dict[str, Any] = dict(seed=seed, purpose=purpose, first_env=first_env, mesh=mesh)
     if _is_atari(env):
-        return _atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **seeding)
+        settings = {**(env_args or {}), **atari_settings}
+        return _make_atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **options)
     if atari_settings or life_loss:
         names = ", ".join([*atari_settings, *["life_loss"] * life_loss])
         raise UserError(f"{env}: {names} is for Atari games only; arguments of other envs go into env_args")
-    from jaxql.envs import classic, named
+    from jaxql.envs import gymnasium
+    from jaxql.envs.jax import named
 
     if named.is_jax(env):
-        return named.device_env(env, num_envs, env_args=env_args or {}, render=render, **seeding)
-    return classic.host_env(env, num_envs, env_args=env_args or {}, render=render, **seeding)
+        return named.device_env(env, num_envs, env_args=env_args or {}, render=render, **options)
+    return gymnasium.host_env(env, num_envs, env_args=env_args or {}, render=render, **options)
 
 
-def _atari(id, num_envs, **options):
+def _make_atari(id: str, num_envs: int, **options: Any) -> Env:
     from jaxql.envs import atari
 
     if id not in atari.games():
-        raise UserError(atari.legacy_hint(id) or f"{id}: there is no such game{nearest(id, atari.games())}")
+        known = atari.games()
+        raise UserError(atari.hint_for_unsupported_id(id) or f"{id}: there is no such game{nearest(id, known)}")
     return atari.AtariEnv(id, num_envs, **options)
 
 
-def identify(env) -> tuple[str, list[str]]:
-    """(id, notes) of what `make` accepts: the id that is run, and lines for the person who asked for another version.
+def identify(env: Any) -> tuple[str, list[str]]:
+    """Returns (id, notes) of an env that `make` accepts.
+
+    The id is the one that `make` runs. If that is another version than the one asked for, a note says so.
+
+    Raises:
+      UserError: one line, for what `make` does not accept.
 
     >>> identify("PongNoFrameskip-v4")
     ('PongNoFrameskip-v4', [])
     """
-    from jaxql.envs import classic, named
+    from jaxql.envs import gymnasium
+    from jaxql.envs.jax import named
 
     if named.is_jax(env):
-        return named.name_of(env), []
+        return named.jax_env_id(env), []
     if isinstance(env, str):
-        return (env, []) if _is_atari(env) else classic.current_id(env)
-    if isinstance(env, classic.VectorEnv):
-        return classic.name_of(env), []
+        return (env, []) if _is_atari(env) else gymnasium.current_id(env)
+    if isinstance(env, gymnasium.VectorEnv):
+        return gymnasium.env_id(env), []
     if not callable(env):
         raise UserError(
             f"env={env!r}: it is an id, a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv or a JaxEnv"
         )
-    probe = env()
+    made: Callable[[], Any] = env
+    probe = made()
     probe.close()
-    return classic.name_of(probe), []
+    return gymnasium.env_id(probe), []
 
 
-def _is_atari(env) -> bool:
+def _is_atari(env: Any) -> bool:
     return isinstance(env, str) and re.match(r"ALE/|.*NoFrameskip-v\d+$", env) is not None

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import weakref
+from typing import Any
 
 import ale_py
 import gymnasium
@@ -20,8 +21,8 @@ from jaxql.errors import UserError, nearest
 
 gymnasium.register_envs(ale_py)
 
-SETTINGS = dict(  # name: (default, least, greatest); repeat_action_probability is 0.25 for ALE/X-v5
-    repeat_action_probability=(0.0, 0.0, 1.0),
+SETTINGS: dict[str, tuple[Any, float, float]] = dict(  # name: (default, minimum, maximum)
+    repeat_action_probability=(0.0, 0.0, 1.0),  # the default of ALE/X-v5 is 0.25
     frameskip=(4, 1, 1000),
     stack_num=(4, 1, 100),
     img_height=(84, 1, 1000),
@@ -36,7 +37,7 @@ SETTINGS = dict(  # name: (default, least, greatest); repeat_action_probability 
     thread_affinity_offset=(-1, -1, 10_000),
     watchdog_seconds=(300.0, 1.0, math.inf),
 )
-REFUSED = dict(
+REFUSED = dict(  # settings of ALE that cannot be chosen here, and why
     episodic_life="it restarts the game at each life: use life_loss=True",
     life_loss_info="use life_loss=True",
     reward_clipping="scores stay raw here: clip in the agent",
@@ -48,20 +49,26 @@ REFUSED = dict(
 
 
 def games() -> dict[str, str]:
-    """The ids that run here -> the names of their ROMs: `PongNoFrameskip-v4`, `ALE/Pong-v5`, ..."""
+    """Returns the supported ids, such as `PongNoFrameskip-v4` or `ALE/Pong-v5`, with the names of their ROMs."""
     ids = (i for i in gymnasium.registry if i.endswith("NoFrameskip-v4") or i.startswith("ALE/") and i.endswith("-v5"))
     return {i: gymnasium.registry[i].kwargs["game"] for i in ids}
 
 
-def legacy_hint(id: str) -> str:
-    """For ids such as `Pong-v4` or `Pong-ram-v5`, a line with the forms of the game that run here; for others ''."""
+def hint_for_unsupported_id(id: str) -> str:
+    """Returns a line with the supported ids of a game, for ids such as `Pong-v4` or `Pong-ram-v5`; '' for others."""
     name = re.match(r"(?:ALE/)?([A-Za-z0-9]*?)(?:-ram)?(?:Deterministic|NoFrameskip)?(?:-v\d+)?$", id)
     forms = [form for form in (f"{name[1]}NoFrameskip-v4", f"ALE/{name[1]}-v5") if form in games()] if name else []
     return f"{id}: this form of the game is not run here; use {' or '.join(forms)}" if forms else ""
 
 
-def check_settings(id: str, given: dict) -> dict:
-    """The emulator's settings, `given` ones checked: what ALE does not check hangs it, or worse."""
+def check_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Returns all settings of the emulator: the defaults, changed by `given`.
+
+    ALE does not check some of them, and hangs or crashes.
+
+    Raises:
+      UserError: one line, for an unknown setting, a wrong type or a value out of range.
+    """
     settings = {name: default for name, (default, _, _) in SETTINGS.items()}
     settings["repeat_action_probability"] = 0.25 if id.startswith("ALE/") else 0.0
     for name, value in given.items():
@@ -70,108 +77,133 @@ def check_settings(id: str, given: dict) -> dict:
             raise UserError(
                 f"{id}: {name} cannot be set{nearest(name, SETTINGS) if name not in REFUSED else ''}; {why}"
             )
-        default, least, greatest = SETTINGS[name]
-        if not _is_a(type(default), value) or not least <= value <= greatest:
+        default, minimum, maximum = SETTINGS[name]
+        if not _has_type(value, type(default)) or not minimum <= value <= maximum:
             raise UserError(
-                f"{id}: {name}={value!r}; it is of type {type(default).__name__}, from {least} to {greatest}"
+                f"{id}: {name}={value!r}; it is of type {type(default).__name__}, from {minimum} to {maximum}"
             )
         settings[name] = type(default)(value)
     return settings
 
 
-def _is_a(kind, value) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
+    """Whether `value` is a `kind`: bools are no numbers, and ints are floats."""
     if isinstance(value, bool | np.bool_):
         return kind is bool
     return isinstance(value, int | np.integer) and kind is not bool or isinstance(value, float) and kind is float
 
 
-class Emulators(AtariVectorEnv):
-    """ALE's vector env, which would write its autoreset mode into the metadata of all vector envs."""
+class IsolatedAtariVectorEnv(AtariVectorEnv):
+    """ALE's vector env with metadata of its own. ALE would write its autoreset mode into that of all vector envs."""
 
-    metadata: dict = {}
+    metadata: dict[str, Any] = {}
 
 
 class Watchdog:
-    """Ends the process with every thread's stack when an emulator does not come back, for then even Ctrl-C is deaf.
+    """Ends the process, and prints every thread's stack, if an emulator does not answer in time.
 
-    ALE waits without the interpreter lock, so a Python thread can watch; `faulthandler.dump_traceback_later` would
-    cost a new thread every step.
+    While ALE hangs, Ctrl-C has no effect. ALE waits without the interpreter lock, so a Python thread can watch.
+    `faulthandler.dump_traceback_later` would start a new thread at every step.
+
+    Args:
+      seconds: the longest that the body of `with watchdog:` may take.
     """
 
-    def __init__(self, seconds: float):
-        self._seconds, self._since, self._closed = seconds, None, threading.Event()
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._closed = seconds, threading.Event()
+        self._since: float | None = None
         threading.Thread(target=self._watch, name="jaxql-atari-watchdog", daemon=True).start()
 
-    def __enter__(self):
+    def __enter__(self) -> None:
         self._since = time.monotonic()
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self._since = None
 
-    def close(self):
+    def close(self) -> None:
+        """Ends the watching thread."""
         self._closed.set()
 
-    def _watch(self):
+    def _watch(self) -> None:
         while not self._closed.wait(min(1.0, self._seconds / 4)):
             since = self._since
             if since is not None and time.monotonic() - since > self._seconds:
                 print(f"jaxql: the Atari emulator has not answered for {self._seconds:g} s; leaving", file=sys.stderr)
-                faulthandler.dump_traceback(file=sys.__stderr__)
+                faulthandler.dump_traceback(file=sys.__stderr__ or 2)
                 os._exit(70)
 
 
 class AtariEnv(HostEnv):
-    """Games of ALE: observations [B, stack, 84, 84] uint8, newest frame last.
+    """B games of ALE: observations [B, stack, 84, 84] uint8, newest frame last.
 
-    With life_loss=True `terminated` is also true when a life is lost; the next row is valid and the game goes on, and
-    episodes are of full games. With render=True a second emulator plays along in colour.
+    Args:
+      id: one of `games()`.
+      num_envs: B.
+      render: step a second emulator, which draws in colour, with the same seeds and actions.
+      life_loss: `terminated` is also true where a life is lost. The next row is valid and the game goes on. Episodes
+        remain whole games.
+      settings: see `SETTINGS`.
+      **host_options: seed, purpose, first_env and mesh of `HostEnv`.
+
+    Raises:
+      UserError: one line, for a wrong setting.
     """
 
-    def __init__(self, id: str, num_envs: int, *, render=False, life_loss=False, settings=None, **seeding):
-        settings = check_settings(id, settings or {})
-        self.stack = settings["stack_num"]
+    def __init__(
+        self,
+        id: str,
+        num_envs: int,
+        *,
+        render: bool = False,
+        life_loss: bool = False,
+        settings: dict[str, Any] | None = None,
+        **host_options: Any,
+    ) -> None:
+        self.settings = check_settings(id, settings or {})
+        self.stack = self.settings["stack_num"]
         self._life_loss, self._lives = life_loss, np.zeros(num_envs, np.int32)
-        patience = settings.pop("watchdog_seconds")
-        self.settings = settings
-        emulators = self._emulators(games()[id], num_envs)
-        film = dict(grayscale=False, img_height=210, img_width=160, stack_num=1)
-        self._film = self._emulators(games()[id], num_envs, **film) if render else None
-        self._frames = None
-        super().__init__(emulators, id, **seeding)
-        self._watchdog = Watchdog(patience)
+        watchdog_seconds = self.settings.pop("watchdog_seconds")
+        env = self._make_emulators(games()[id], num_envs)
+        colour = dict(grayscale=False, img_height=210, img_width=160, stack_num=1)
+        self._colour_env = self._make_emulators(games()[id], num_envs, **colour) if render else None
+        self._frames = np.zeros((num_envs, 1, 210, 160, 3), np.uint8)
+        super().__init__(env, id, **host_options)
+        self._watchdog = Watchdog(watchdog_seconds)
         weakref.finalize(self, self._watchdog.close)
 
-    def _emulators(self, game, num_envs, **changes):
-        stated = dict(episodic_life=False, life_loss_info=False, reward_clipping=False, continuous=False, batch_size=0)
-        mode = AutoresetMode.NEXT_STEP
-        return Emulators(game, num_envs, autoreset_mode=mode, **stated, **{**self.settings, **changes})
+    def _make_emulators(self, game: str, num_envs: int, **changes: Any) -> AtariVectorEnv:
+        fixed: dict[str, Any] = dict(episodic_life=False, life_loss_info=False, reward_clipping=False, continuous=False)
+        fixed |= dict(batch_size=0, autoreset_mode=AutoresetMode.NEXT_STEP)
+        return IsolatedAtariVectorEnv(game, num_envs, **{**self.settings, **fixed, **changes})
 
-    def _play(self, action):
+    def _step_env(self, action: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         with self._watchdog:
             obs, reward, terminated, truncated, info = self._env.step(action)
-            if self._film:
-                self._frames = self._film.step(action)[0]
+            if self._colour_env:
+                self._frames = self._colour_env.step(action)[0]
         lives = info["lives"]
-        lost = (lives < self._lives) & (lives > 0) & self._life_loss
+        life_lost = (lives < self._lives) & (lives > 0) & self._life_loss
         self._lives = lives
-        return obs, reward, terminated, truncated, lost
+        return obs, reward, terminated, truncated, life_lost
 
-    def _reset_envs(self, mask, seeds):
-        how = {"seed": np.array(seeds), "options": None if mask.all() else {"reset_mask": mask}}
+    def _reset_env(self, mask: np.ndarray, seeds: list[int]) -> Any:
+        arguments: dict[str, Any] = {"seed": np.array(seeds), "options": None if mask.all() else {"reset_mask": mask}}
         with self._watchdog:
-            obs, info = self._env.reset(**how)
-            if self._film:
-                self._frames, _ = self._film.reset(**how)
+            obs, info = self._env.reset(**arguments)
+            if self._colour_env:
+                self._frames, _ = self._colour_env.reset(**arguments)
         self._lives = info["lives"]
         return obs
 
-    def render(self):
-        if not self._film:
+    def render(self) -> list[np.ndarray]:
+        """Returns one RGB frame [210, 160, 3] uint8 an env. Raises UserError unless it was made with render=True."""
+        if not self._colour_env:
             return super().render()
         return list(self._frames[:, -1].copy())
 
-    def close(self):
+    def close(self) -> None:
+        """Releases the emulators. Closing twice is harmless."""
         self._watchdog.close()
         super().close()
-        if self._film and not self._film.closed:
-            self._film.close()
+        if self._colour_env and not self._colour_env.closed:
+            self._colour_env.close()

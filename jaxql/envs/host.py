@@ -1,7 +1,7 @@
-"""Gymnasium vector envs as the loop sees them: NEXT_STEP autoreset, device arrays, a seed for every episode."""
+"""Gymnasium vector envs for the training loop: NEXT_STEP autoreset, device arrays, a seed for every episode."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -10,53 +10,48 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from jaxql.envs.observations import adapt_observations
-from jaxql.envs.seeding import ActionLog, check_seed, episode_seed
+from jaxql.envs.seeding import EpisodeActions, check_purpose, episode_seed, split_among_seeds
 from jaxql.errors import UserError
-from jaxql.mesh import from_mesh, global_spec, to_mesh
-from jaxql.types import EnvSpec
+from jaxql.mesh import global_spec, global_to_local, local_to_global
+from jaxql.types import MDP, Array, EnvSpec, Episode, StepResult
 
 
-class Episode(NamedTuple):
-    """A finished game: life losses do not end it, and its score is raw."""
+class EnvCheckpoint(NamedTuple):
+    """The current episodes of B envs: enough to play them again."""
 
-    env_index: int
-    return_: float  # undiscounted sum of raw rewards
-    length: int  # steps of the agent
-
-
-@jax.jit
-def _on_device(obs, reward, flags):
-    return obs, reward, flags[0], flags[1], flags[2]
+    episode: np.ndarray  # [B] index of each env's episode
+    length: np.ndarray  # [B] its steps so far
+    actions: np.ndarray  # [T, B], T the greatest length; column b ends with the actions of env b's episode
 
 
 class HostEnv:
     """B envs of a `gymnasium.vector.VectorEnv` in NEXT_STEP mode.
 
-    At the tick on which an env resets itself it is seeded anew by `episode_seed(seed, purpose, env, episode)`, so
-    that what it shows is a function of that seed and of the actions. Actions are checked before they are sent, rewards
-    and observations before they are handed on. Arrays are copies on the device: nothing aliases an emulator's memory.
+    Each episode has the seed `episode_seed(seed, purpose, env, episode)`, given at the step on which the env resets
+    itself. A row is thus a function of that seed and of the episode's actions. Actions are checked before the env gets
+    them, rewards and observations before the agent gets them. Arrays are copies, which share no memory with the env.
 
     Args:
       env: the vector env; make it with `jaxql.envs.make`.
       id: its name in messages.
-      seed, purpose: see `episode_seed`. A sequence of S seeds splits the envs into S groups in order, each as it
-        would be alone with its seed: `reset` and `step` then deal in arrays [S, B / S, ...], and `spec` is that of one
-        group; all else still numbers the envs 0..B-1.
-      first_env: number of the first env, where several processes hold parts of one batch of envs.
-      mesh: its devices share the envs of all processes, of which these are this one's part: arrays are global, `step`
-        reads the actions of its own envs, `spec` is of all of them, and `first_env` follows from the mesh.
+      seed: of the run. A sequence of S seeds gives each, in order, B / S envs, as they would be alone with that seed.
+        `reset` and `step` then use arrays [S, B / S, ...], and `spec` describes the envs of one seed.
+      purpose: see `episode_seed`.
+      first_env: index of the first env, if several processes hold parts of one batch of envs.
+      mesh: its devices share the envs of all processes; these are the envs of this process. Arrays are then global,
+        `step` reads the actions of its own envs, `spec` describes all envs, and `first_env` follows from the mesh.
       notes: lines for the person who runs this, such as a version that was replaced.
 
     Attributes:
-      spec: `jaxql.types.EnvSpec`; actions are 0..A-1 int32, whatever the start of the env's Discrete space.
+      spec: `jaxql.types.EnvSpec`. Actions are 0..A-1 int32, whatever the start of the env's Discrete space.
 
     Raises:
-      UserError: one line, if the env's action or observation space or its autoreset mode is not supported, or the
-        envs cannot be split evenly among the seeds or among this process's devices of the mesh.
+      UserError: one line, if the action space, the observation space or the autoreset mode is not supported, or if the
+        seeds or this process's devices of the mesh cannot share the envs evenly.
     """
 
     stack = 1
-    state = ()  # what `step` takes first: the envs are elsewhere
+    state = ()  # an emulator keeps its own state
 
     def __init__(
         self,
@@ -67,81 +62,85 @@ class HostEnv:
         purpose: str = "train",
         first_env: int = 0,
         mesh: jax.sharding.Mesh | None = None,
-        notes=(),
-    ):
+        notes: Sequence[str] = (),
+    ) -> None:
         self.id, self.notes, self._mesh = id, list(notes), mesh
-        groups = isinstance(seed, Sequence) and not isinstance(seed, str)
-        self._seeds = [check_seed(each) for each in (seed if groups else [seed])]
-        if groups and mesh is not None:
+        self._purpose, self._first_env, self._num_envs = purpose, first_env, env.num_envs
+        self._seeds, self._batch_shape = split_among_seeds(seed, env.num_envs, id)
+        if mesh is not None and len(self._batch_shape) == 2:
             raise UserError(f"{id}: many seeds cannot share a mesh; give one seed, or no mesh")
-        if not self._seeds or env.num_envs % len(self._seeds):
-            raise UserError(f"{id}: {env.num_envs} envs cannot be split evenly among {len(self._seeds)} seeds")
-        self._num_envs, a_group = env.num_envs, env.num_envs // len(self._seeds)
-        self._shape = (len(self._seeds), a_group) if groups else (a_group,)  # of the envs, as the agent sees them
-        self._purpose, self._first_env = purpose, first_env
-        episode_seed(self._seeds[0], purpose, 0, 0)  # refuses an unknown purpose
-        check_mode(env, id)
-        self._env, self._convert, obs, num_states = adapt_observations(env, id)
+        check_purpose(purpose)
+        check_autoreset_mode(env, id)
+        self._env, (self._convert, obs, num_states) = adapt_observations(env, id)
         actions = env.single_action_space
         if not isinstance(actions, spaces.Discrete):
             raise UserError(f"{id}: its action space is {actions}, and Q-learning needs a Discrete one")
-        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((a_group, *x.shape[1:]), x.dtype), obs)
-        self.spec = EnvSpec(
-            obs=obs, num_actions=int(actions.n), num_envs=a_group, num_states=num_states, stack=self.stack
-        )
+        self._first_action, self._action_dtype = actions.start, actions.dtype
+        per_seed = self._batch_shape[-1]
+        obs = jax.tree.map(lambda x: jax.ShapeDtypeStruct((per_seed, *x.shape[1:]), x.dtype), obs)
+        self.spec = EnvSpec(obs, int(actions.n), per_seed, num_states=num_states, stack=self.stack)
         if mesh is not None:
             if env.num_envs % len(mesh.local_devices):
                 raise UserError(f"{id}: {len(mesh.local_devices)} devices cannot share {env.num_envs} envs equally")
             self.spec, self._first_env = global_spec(self.spec, mesh)
-        self._action_start, self._action_dtype = actions.start, actions.dtype
         self._reward_dtype = jnp.result_type(float)
-        self._episode = np.full(env.num_envs, -1)  # the number of each env's current episode
-        self._over = np.zeros(env.num_envs, bool)  # envs that reset themselves at the next tick
+        self._episode = np.full(env.num_envs, -1)  # index of each env's current episode
+        self._needs_reset = np.zeros(env.num_envs, bool)  # envs that reset themselves at the next step
         self._returns, self._lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, np.int64)
-        self._log, self._finished, self._ticks = ActionLog(env.num_envs), [], 0
+        self._actions = EpisodeActions(env.num_envs)
+        self._finished: list[Episode] = []
+        self._ticks = 0
 
-    # ------------------------------------------------------------------------------------------------ the loop's side
-    def reset(self):
-        """Begins every env's next episode and returns the observations [B, ...]."""
-        return self._hand_over(self._begin(np.ones(self._num_envs, bool)))
+    # ------------------------------------------------------------------------------------------- for the training loop
+    def reset(self) -> Any:
+        """Starts the next episode of every env and returns the observations [B, ...]."""
+        return self._to_agent(self._start_episodes(np.ones(self._num_envs, bool)))
 
-    def step(self, env, action):
-        """One tick: `env` is a token, always (); action [B]; see `jaxql.types.Step` for what comes back."""
+    def step(self, env_state: tuple[()], action: Any, /) -> tuple[tuple[()], StepResult[Array]]:
+        """Steps every env: see `jaxql.types.Env.step`. `env_state` is always ()."""
         if self._mesh is not None:
-            return (), to_mesh(self.tick(from_mesh(action)), self._mesh)
-        if len(self._shape) == 1:
+            return (), local_to_global(self.tick(global_to_local(action)), self._mesh)
+        if len(self._batch_shape) == 1:
             obs, reward, *flags = self.tick(action)
-            return (), _on_device(obs, reward, np.stack(flags))
+            return (), _to_device(obs, reward, np.stack(flags))
         obs, reward, *flags = self.tick(np.asarray(action).reshape(-1))
-        return (), _on_device(*jax.tree.map(self._grouped, (obs, reward)), np.stack([self._grouped(x) for x in flags]))
+        obs, reward = jax.tree.map(self._split_by_seed, (obs, reward))
+        return (), _to_device(obs, reward, np.stack([self._split_by_seed(flag) for flag in flags]))
 
-    def tick(self, action, idle=None):
-        """One tick in NumPy: (next_obs, reward, terminated, truncated, valid).
+    def tick(self, action: Any, idle: np.ndarray | None = None) -> StepResult[np.ndarray]:
+        """Steps every env and returns NumPy arrays.
 
-        Envs in `idle` [B] play on unwatched: their next episode needs no seed of ours, which is what resetting costs.
+        Args:
+          action: [B] integers.
+          idle: [B] bool, envs whose results are ignored. Their next episode gets no seed, which saves a second reset.
         """
         if self._episode[0] < 0:
             raise UserError(f"{self.id}: call reset() before step()")
-        action, resets = self._checked_action(action), self._over
-        obs, reward, terminated, truncated, life_lost = self._play(action)
+        action, resets = self._checked_action(action), self._needs_reset
+        obs, reward, terminated, truncated, life_lost = self._step_env(action)
         self._ticks += 1
-        self._log.append(action)
-        due = resets if idle is None else resets & ~idle
-        if due.any():  # they have just reset themselves, from a seed of their own: once more, from ours
-            obs = self._begin(due)
-        over = (terminated | truncated) & ~resets
+        self._actions.append(action)
+        to_seed = resets if idle is None else resets & ~idle
+        if to_seed.any():  # these envs have just reset themselves without our seed: reset them again, with it
+            obs = self._start_episodes(to_seed)
+        ends = (terminated | truncated) & ~resets
         reward = np.where(resets, 0, reward)
-        self._count(reward, ~resets, over)
-        flags = over & terminated | life_lost & ~resets, over & truncated, ~resets
-        return self._checked_obs(obs), self._checked_reward(reward), *flags
+        self._add_to_episodes(reward, ~resets, ends)
+        return StepResult(
+            next_obs=self._checked_obs(obs),
+            reward=self._checked_reward(reward),
+            terminated=ends & terminated | life_lost & ~resets,
+            truncated=ends & truncated,
+            valid=~resets,
+        )
 
     def take_episodes(self) -> list[Episode]:
-        """The episodes that finished since the last call, in order."""
+        """Returns the episodes that finished since the last call, in order."""
         finished, self._finished = self._finished, []
         return finished
 
     @property
-    def mdp(self):
+    def mdp(self) -> MDP | None:
         """The env as a `jaxql.types.MDP` if it is a table (`env.unwrapped.P`), else None."""
         envs = getattr(self._env.unwrapped, "envs", None)
         if not envs or not hasattr(envs[0].unwrapped, "P"):
@@ -151,93 +150,91 @@ class HostEnv:
         return from_gymnasium(envs[0])
 
     def render(self) -> list[np.ndarray]:
-        """One RGB frame [H, W, 3] uint8 an env; the env must have been made with render=True."""
+        """Returns one RGB frame [H, W, 3] uint8 an env. Raises UserError unless the env was made with render=True."""
         if getattr(self._env, "render_mode", None) != "rgb_array":
             raise UserError(f"{self.id}: there are no frames to show; make it with render=True")
-        return [np.array(frame) for frame in self._env.render()]
+        return [np.array(frame) for frame in self._env.render() or ()]
 
     def close(self) -> None:
-        """Releases the env; closing twice is harmless."""
+        """Releases the env. Closing twice is harmless."""
         if not getattr(self._env, "closed", False):
             self._env.close()
 
-    # --------------------------------------------------------------------------------------------------------- resume
-    def position(self) -> dict[str, np.ndarray]:
-        """Where every env is: {"episode": [B], "ticks": [B], "actions": [T, B]}, enough for `restore`."""
-        ticks, actions = self._log.current()
-        return {"episode": self._episode.copy(), "ticks": ticks, "actions": actions}
+    # ----------------------------------------------------------------------------------------------- for exact resume
+    def checkpoint(self) -> EnvCheckpoint:
+        """Returns the current episodes, for `restore`. They cannot be restored after a `tick` with `idle` envs."""
+        length, actions = self._actions.current()
+        return EnvCheckpoint(self._episode.copy(), length, actions)
 
-    def restore(self, position):
-        """Plays the current episodes of `position` again, from their seeds, and returns the observations [B, ...].
+    def restore(self, checkpoint: EnvCheckpoint) -> Any:
+        """Plays the episodes of a checkpoint again, from their seeds, and returns the observations [B, ...].
 
-        Exact at any tick, for an env's row is a function of its seed and its actions. Episodes that had finished are
-        not reported again.
+        The envs must have the seed and purpose of those that were saved. They then go on exactly as those would have,
+        for an env's row is a function of its seed and its actions. Episodes that had finished are not reported again.
         """
-        episode, ticks, actions = (np.asarray(position[name]) for name in ("episode", "ticks", "actions"))
+        episode, length, actions = map(np.asarray, checkpoint)
         self._episode = episode - 1
         obs = self.reset()
         for t, action in enumerate(actions):
-            self._begin_again(episode, ticks == len(actions) - t)  # the others wait, playing what nobody will see
+            # Shorter episodes start later. Until then their envs take steps whose results are thrown away.
+            self._restart_episodes(episode, length == len(actions) - t)
             _, (obs, *_) = self.step((), action)
-        waited = self._begin_again(episode, ticks == 0)
+        at_start = self._restart_episodes(episode, length == 0)
         self._finished = []
-        return obs if waited is None else self._hand_over(waited)
+        return obs if at_start is None else self._to_agent(at_start)
 
-    def _begin_again(self, episode, mask):
+    def _restart_episodes(self, episode: np.ndarray, mask: np.ndarray) -> Any:
         if not mask.any():
             return None
         self._episode[mask] = episode[mask] - 1
-        return self._begin(mask)
+        return self._start_episodes(mask)
 
-    def _grouped(self, x):
-        return x.reshape(*self._shape, *x.shape[1:])
+    def _split_by_seed(self, x: np.ndarray) -> np.ndarray:
+        return x.reshape(*self._batch_shape, *x.shape[1:])
 
-    def _hand_over(self, raw_obs):
-        """Observations as the agent sees them: in groups of many seeds, of all envs if there is a mesh."""
+    def _to_agent(self, raw_obs: Any) -> Any:
+        """Observations as the agent sees them: on the device, split by seed, or global on a mesh."""
         obs = self._checked_obs(raw_obs)
         if self._mesh is not None:
-            return to_mesh(obs, self._mesh)
-        return jax.tree.map(lambda x: jnp.asarray(self._grouped(x)), obs)
+            return local_to_global(obs, self._mesh)
+        return jax.tree.map(lambda x: jnp.asarray(self._split_by_seed(x)), obs)
 
-    # ------------------------------------------------------------------------------------------------ the env's side
-    def _play(self, action):
-        """Steps the env: (raw obs, reward, terminated, truncated, life_lost), NumPy arrays [B]."""
-        obs, reward, terminated, truncated, _ = self._env.step(action.astype(self._action_dtype) + self._action_start)
+    # -------------------------------------------------------------------------------------- the vector env's own calls
+    def _step_env(self, action: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Steps the vector env: (raw obs, reward, terminated, truncated, life_lost), NumPy arrays [B]."""
+        obs, reward, terminated, truncated, _ = self._env.step(action.astype(self._action_dtype) + self._first_action)
         return obs, reward, terminated, truncated, np.zeros_like(terminated)
 
-    def _reset_envs(self, mask, seeds):
-        """Resets the envs in mask [B], seeds [sum(mask)], and returns the raw observations of all."""
-        if mask.all():
-            return self._env.reset(seed=seeds)[0]
-        everyones = iter(seeds)
-        return self._env.reset(
-            seed=[next(everyones) if m else None for m in mask], options={"reset_mask": mask.copy()}
-        )[0]
+    def _reset_env(self, mask: np.ndarray, seeds: list[int]) -> Any:
+        """Resets the envs in mask [B] with seeds [sum(mask)]; returns the raw observations of all envs."""
+        remaining = iter(seeds)
+        seed: Any = [next(remaining) if each else None for each in mask]  # Gymnasium's annotation is of one seed only
+        options = None if mask.all() else {"reset_mask": mask.copy()}
+        return self._env.reset(seed=seed, options=options)[0]
 
-    def _begin(self, mask):
-        """Begins the next episode of the envs in mask [B]; returns the raw observations of all."""
+    def _start_episodes(self, mask: np.ndarray) -> Any:
+        """Starts the next episode of the envs in mask [B]; returns the raw observations of all envs."""
         self._episode[mask] += 1
-        self._over = self._over & ~mask
+        self._needs_reset = self._needs_reset & ~mask
         self._returns[mask], self._lengths[mask] = 0, 0
-        self._log.begin(mask)
-        return self._reset_envs(mask, [self._seed_of(int(env_index)) for env_index in np.flatnonzero(mask)])
+        self._actions.start_episodes(mask)
+        return self._reset_env(mask, [self._seed_of(int(env_index)) for env_index in np.flatnonzero(mask)])
 
-    def _seed_of(self, env_index):
+    def _seed_of(self, env_index: int) -> int:
         """The seed of an env's current episode."""
-        group, place = divmod(env_index, self._shape[-1])
-        return episode_seed(self._seeds[group], self._purpose, self._first_env + place, int(self._episode[env_index]))
+        seed_index, place = divmod(env_index, self._batch_shape[-1])
+        episode = int(self._episode[env_index])
+        return episode_seed(self._seeds[seed_index], self._purpose, self._first_env + place, episode)
 
-    def _count(self, reward, valid, over):
+    def _add_to_episodes(self, reward: np.ndarray, valid: np.ndarray, ends: np.ndarray) -> None:
         self._returns += reward
         self._lengths += valid
-        self._over = over
-        for env_index in np.flatnonzero(over):
-            self._finished.append(
-                Episode(int(env_index), float(self._returns[env_index]), int(self._lengths[env_index]))
-            )
+        self._needs_reset = ends
+        for i in np.flatnonzero(ends):
+            self._finished.append(Episode(int(i), float(self._returns[i]), int(self._lengths[i])))
 
-    # ------------------------------------------------------------------------------------------------------ the checks
-    def _checked_action(self, action):
+    # ---------------------------------------------------------------------------------------------------------- checks
+    def _checked_action(self, action: Any) -> np.ndarray:
         action, size, num_envs = np.asarray(action), self.spec.num_actions, self._num_envs
         if action.shape != (num_envs,) or action.dtype.kind not in "iu":
             raise UserError(
@@ -249,22 +246,22 @@ class HostEnv:
             raise UserError(f"{self.id}: action {action[env_index]} of env {env_index} is not one of 0..{size - 1}")
         return action.astype(np.int32)
 
-    def _checked_reward(self, reward):
+    def _checked_reward(self, reward: np.ndarray) -> np.ndarray:
         if not np.isfinite(reward).all():
-            self._refuse("reward", reward)
+            self._raise_not_finite("reward", reward)
         return reward.astype(self._reward_dtype)
 
-    def _checked_obs(self, obs):
-        obs = self._convert(obs)
+    def _checked_obs(self, raw_obs: Any) -> Any:
+        obs = self._convert(raw_obs)
         for name, x in obs.items() if isinstance(obs, dict) else [("observation", obs)]:
             if x.dtype.kind == "f" and not np.isfinite(x).all():
-                self._refuse(name, x)
+                self._raise_not_finite(name, x)
             if name == "action_mask" and not x.any(axis=1).all():
                 env_index = int(np.argmin(x.any(axis=1)))
                 raise UserError(f"{self.id}: at tick {self._ticks} the action_mask of env {env_index} allows no action")
         return obs
 
-    def _refuse(self, name, x):
+    def _raise_not_finite(self, name: str, x: np.ndarray) -> NoReturn:
         bad = ~np.isfinite(x.reshape(len(x), -1)).all(axis=1)
         env_index = int(np.argmax(bad))
         raise UserError(
@@ -272,8 +269,14 @@ class HostEnv:
         )
 
 
-def check_mode(env, id: str) -> None:
-    """Refuses, in one line, a vector env that does not reset its envs at the step after their end."""
+@jax.jit
+def _to_device(obs: Any, reward: Array, flags: Array) -> StepResult[Array]:
+    """One transfer for all three flags [3, B]: terminated, truncated, valid."""
+    return StepResult(obs, reward, flags[0], flags[1], flags[2])
+
+
+def check_autoreset_mode(env: VectorEnv, id: str) -> None:
+    """Raises UserError unless the vector env resets each env at the step after its episode's end (NEXT_STEP)."""
     mode = getattr(env.unwrapped, "autoreset_mode", None) or env.metadata.get("autoreset_mode")
     if mode not in (AutoresetMode.NEXT_STEP, AutoresetMode.NEXT_STEP.value):
         raise UserError(

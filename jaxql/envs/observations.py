@@ -1,4 +1,7 @@
-"""What an agent is shown of a Gymnasium observation: an array, a state's index, or {"observation", "action_mask"}."""
+"""Converts Gymnasium observations to an array, a state's index, or {"observation", "action_mask"}."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +15,33 @@ from jaxql.errors import UserError
 SUPPORTED = 'Box, Discrete, {"observation", "action_mask"}, or what gymnasium.spaces.flatten_space can make a Box of'
 
 
-def adapt_observations(env: VectorEnv, id: str):
-    """(env, convert, obs, num_states): how the agent gets to see the observations of a vector env.
+class Conversion(NamedTuple):
+    """How raw observations become those an agent sees."""
 
-    Box keeps its shape and, but for floats, which become the default JAX float, its dtype. Discrete becomes int32
-    indices 0..n-1, whatever its start, and num_states = n. A Dict of exactly "observation" (Box or Discrete) and
-    "action_mask" (one entry an action) keeps this form, the mask as bool. Everything else is flattened by Gymnasium.
+    convert: Callable[[Any], Any]  # raw batch -> NumPy arrays [B, ...], which share no memory with the env's
+    obs: Any  # the result as `jax.ShapeDtypeStruct`s, [B, ...] each
+    num_states: int | None = None  # where observations are indices of states
 
-    Returns:
-      env: the vector env, perhaps in a flattening wrapper.
-      convert: raw batch -> fresh NumPy arrays [B, ...], which share no memory with the env's.
-      obs: the same as `jax.ShapeDtypeStruct`s.
-      num_states: where observations are indices of states, else None.
+
+def adapt_observations(env: VectorEnv, id: str) -> tuple[VectorEnv, Conversion]:
+    """Returns the vector env, in a flattening wrapper if it needs one, and the conversion of its observations.
+
+    - Box keeps its shape. Its dtype stays too, except that floats become the default JAX float.
+    - Discrete becomes int32 indices 0..n-1, whatever its start, and num_states is n.
+    - A Dict of exactly "observation" (Box or Discrete) and "action_mask" (one entry an action) stays a dict. The mask
+      becomes bool.
+    - Any other space is flattened to a Box by Gymnasium.
+
+    Args:
+      env: the vector env.
+      id: its name in messages.
 
     Raises:
-      UserError: one line, if there is no way.
+      UserError: one line, if the space is not supported.
     """
     space = env.single_observation_space
     if isinstance(space, spaces.Dict) and set(space.spaces) == {"observation", "action_mask"}:
-        return env, *_masked(space, env, id)
+        return env, _with_mask(space, env, id)
     if not isinstance(space, spaces.Box | spaces.Discrete):
         try:
             env = FlattenObservation(env)
@@ -39,38 +50,37 @@ def adapt_observations(env: VectorEnv, id: str):
         space = env.single_observation_space
     if not isinstance(space, spaces.Box | spaces.Discrete):
         raise UserError(f"{id}: observations of {space} are not supported; they may be {SUPPORTED}")
-    return env, *_plain(space, env.num_envs)
+    return env, _without_mask(space, env.num_envs)
 
 
-def _plain(space, num_envs):
-    """(convert, obs, num_states) of a Box or Discrete space."""
+def _without_mask(space: spaces.Box | spaces.Discrete, num_envs: int) -> Conversion:
     if isinstance(space, spaces.Discrete):
         start = space.start
-        index = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
-        return lambda obs: (np.asarray(obs) - start).astype(np.int32), index, int(space.n)
+        indices = jax.ShapeDtypeStruct((num_envs,), jnp.int32)
+        return Conversion(lambda obs: (np.asarray(obs) - start).astype(np.int32), indices, int(space.n))
     wanted = jnp.result_type(float) if np.issubdtype(space.dtype, np.floating) else space.dtype
     dtype = jax.dtypes.canonicalize_dtype(wanted)
 
-    def convert(obs):
-        with np.errstate(over="ignore"):  # what overflows is infinite, and refused as such
+    def convert(obs: Any) -> np.ndarray:
+        with np.errstate(over="ignore"):  # an overflow gives infinity, which the caller refuses
             return np.array(obs, dtype=dtype)
 
-    return convert, jax.ShapeDtypeStruct((num_envs, *space.shape), dtype), None
+    return Conversion(convert, jax.ShapeDtypeStruct((num_envs, *space.shape), dtype))
 
 
-def _masked(space, env, id):
-    """(convert, obs, None) of {"observation", "action_mask"}: such observations index no table."""
+def _with_mask(space: spaces.Dict, env: VectorEnv, id: str) -> Conversion:
+    """Has no num_states: a table has no place for masks."""
     inner, mask, actions = space["observation"], space["action_mask"], env.single_action_space
     if not isinstance(inner, spaces.Box | spaces.Discrete):
         raise UserError(
             f'{id}: beside an "action_mask", observations of {inner} are not supported; use Box or Discrete'
         )
-    if isinstance(actions, spaces.Discrete) and mask.shape != (actions.n,):
-        raise UserError(f"{id}: its action_mask has shape {mask.shape}, but it has {actions.n} actions")
-    convert, obs, _ = _plain(inner, env.num_envs)
+    if mask.shape is None or isinstance(actions, spaces.Discrete) and mask.shape != (actions.n,):
+        raise UserError(f"{id}: its action_mask has shape {mask.shape}, and its actions are {actions}")
+    convert, obs, _ = _without_mask(inner, env.num_envs)
 
-    def convert_both(both):
+    def convert_both(both: dict[str, Any]) -> dict[str, np.ndarray]:
         return {"observation": convert(both["observation"]), "action_mask": np.array(both["action_mask"], dtype=bool)}
 
     both = {"observation": obs, "action_mask": jax.ShapeDtypeStruct((env.num_envs, *mask.shape), bool)}
-    return convert_both, both, None
+    return Conversion(convert_both, both)

@@ -20,7 +20,7 @@ from gymnasium.vector import VectorEnv
 from jaxql import agents, kernels, loop
 from jaxql.agents.config import AgentConfig, bounded
 from jaxql.agents.state import hyper_of
-from jaxql.envs.device import DeviceEnv
+from jaxql.envs.jax import DeviceEnv
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
 from jaxql.lab import memory
@@ -192,7 +192,7 @@ class Training:
         plan = dict(rollout_length=self.config.rollout_length)
         if isinstance(self.env, DeviceEnv):
             most = self.books[0].chunk()  # the rounds of a chunk without warmup while there are steps enough
-            return self.env.compiled(self.program, most_warmup=self.warmup, most_rounds=most, **plan)
+            return self.env.compile_rounds(self.program, max_warmup=self.warmup, max_rounds=most, **plan)
         train = functools.partial(loop.train, loop.jit_agent(self.program), self.env.step, scan=loop.host_scan, **plan)
         return lambda carry, warmup, rounds: train(carry, warmup=warmup, rounds=rounds)
 

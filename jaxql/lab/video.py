@@ -1,7 +1,8 @@
-"""Videos of a policy at play: written frame by frame to .mp4 or .gif, shown in a notebook."""
+"""Videos of a policy: recorded frame by frame to .mp4 or .gif, and shown in a notebook."""
 
 import base64
 import html
+import importlib
 import itertools
 import subprocess
 import tempfile
@@ -14,23 +15,25 @@ import jax
 import numpy as np
 
 from jaxql.errors import UserError
+from jaxql.types import Env
 
-KINDS = (".mp4", ".gif")
-WATCHABLE = 256  # pixels that the longer side of a small frame is enlarged to, at least
+SUFFIXES = (".mp4", ".gif")
+MIN_PIXELS = 256  # the longer side of a small frame is enlarged to this at least
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30) -> int:
-    """Writes `frames` as they come and returns how many there were. What fails leaves no file behind.
+    """Writes `frames` one by one and returns their number. A failure leaves no file behind.
 
-    Small frames are enlarged by an integer factor, nearest neighbour; odd sides gain one row or column, as H.264 needs.
+    Small frames are enlarged by an integer factor, nearest neighbour. An odd side gains one row or column, for H.264
+    needs even ones.
 
     Args:
-      path: .mp4 (H.264) or .gif (its clock has steps of 10 ms; equal neighbours are stored as one longer frame).
+      path: a name in .mp4 (H.264) or .gif. A .gif rounds times to 10 ms and stores equal neighbours as one frame.
       frames: uint8 [H, W, 3] each, all of one shape.
       fps: frames per second, positive.
 
     Raises:
-      UserError: another suffix, no frame, a frame of another shape or type, or a file that cannot be written.
+      UserError: another suffix, no frame, a frame of a wrong shape or type, or a file that cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -38,8 +41,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30)
     3
     """
     path = Path(path)
-    if path.suffix.lower() not in KINDS:
-        raise UserError(f'cannot write a video as "{path.name}": the name must end in {" or ".join(KINDS)}')
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f'cannot write a video as "{path.name}": the name must end in {" or ".join(SUFFIXES)}')
     if not fps > 0:
         raise UserError(f"fps is {fps}: it must be positive, 30 for instance")
     count = itertools.count()
@@ -62,36 +65,41 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30)
 
 
 def html_video(path: str | Path) -> str:
-    """The video as one self-contained HTML element: <video> with the .mp4 inside it, <img> with the .gif.
+    """Returns one HTML element that contains the whole file: <video> of an .mp4, <img> of a .gif.
 
-    Raises UserError where there is no such video.
+    Raises:
+      UserError: there is no such video.
     """
-    path, kind = Path(path), Path(path).suffix.lower()
-    if kind not in KINDS:
-        raise UserError(f'cannot show "{path.name}": a video ends in {" or ".join(KINDS)}')
+    path, suffix = Path(path), Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f'cannot show "{path.name}": a video ends in {" or ".join(SUFFIXES)}')
     try:
         data = base64.b64encode(path.read_bytes()).decode()
     except OSError as error:
         raise UserError(f"cannot read the video {path}: {error.strerror or error}") from error
-    if kind == ".gif":
+    if suffix == ".gif":
         return f'<img src="data:image/gif;base64,{data}" alt="{html.escape(path.name)}">'
     source = f'<source src="data:video/mp4;base64,{data}" type="video/mp4">'
     return f"<video controls autoplay loop muted playsinline>{source}</video>"
 
 
 def display_video(path: str | Path) -> Any:
-    """The video for a notebook cell, an `IPython.display.HTML`. Raises UserError without IPython or video."""
+    """Returns the video for a notebook cell, an `IPython.display.HTML`.
+
+    Raises:
+      UserError: there is no such video, or IPython is not installed.
+    """
     text = html_video(path)
     try:
-        from IPython.display import HTML
+        html_class = importlib.import_module("IPython.display").HTML
     except ImportError as error:
         raise UserError(f"IPython is not installed: pip install ipython, or open {path} in a player") from error
-    return HTML(text)
+    return html_class(text)
 
 
 def record(
-    env: Any,
-    policy: Callable,
+    env: Env,
+    policy: Callable[..., tuple[Any, Any]],
     params: Any,
     path: str | Path,
     *,
@@ -102,59 +110,66 @@ def record(
     epsilon: float = 0.0,
     memory: Any = (),
 ) -> dict[str, Any]:
-    """Plays whole episodes and writes every frame, the first and the final one of each included.
+    """Plays whole episodes and writes a video of all their frames, the first and last of each included.
 
     Args:
-      env: host env of one env made with `render=True`; it is reset first, and left open.
-      policy: `(params, obs, memory, key, epsilon) -> (action [1], memory)`; it is jitted here.
-      key: tick t draws from `fold_in(key, t)`.
-      max_steps: stop after so many env steps although the last episode goes on.
-      memory: what the policy remembers at the start of an episode.
+      env: one env (B = 1) made with `render=True`. It is reset first, and not closed.
+      policy: `(params, obs, memory, key, epsilon) -> (action [1], memory)`, not compiled.
+      params: its parameters.
+      path: see `write_video`.
+      key: step t draws from `fold_in(key, t)`.
+      episodes: the number of episodes to play.
+      max_steps: stop after so many valid steps, even within an episode.
+      fps: see `write_video`.
+      epsilon: probability of a random action.
+      memory: the policy's memory at the start of an episode.
 
     Returns:
-      {"episodes": finished ones, "returns": their raw scores, "frames": frames written}
+      {"episodes": number of finished ones, "returns": their unclipped returns, "frames": number of frames written}
 
     Raises:
-      UserError: as `write_video`; several envs; an env that gives no frames; episodes or max_steps below 1.
+      UserError: as `write_video`; B above 1; an env without frames; episodes or max_steps below 1.
     """
     if env.spec.num_envs != 1:
-        raise UserError(f"recording needs an env of one env, this one has {env.spec.num_envs}: use num_envs=1")
+        raise UserError(f"recording needs one env, and there are {env.spec.num_envs}: use num_envs=1")
     if episodes < 1 or (max_steps is not None and max_steps < 1):
         raise UserError(f"episodes={episodes}, max_steps={max_steps}: both must be at least 1")
     returns: list[float] = []
-    frames = _play(env, jax.jit(policy), params, key, epsilon, memory, returns, episodes, max_steps)
+    frames = _played_frames(env, jax.jit(policy), params, key, epsilon, memory, returns, episodes, max_steps)
     return {"frames": write_video(path, frames, fps), "episodes": len(returns), "returns": returns}
 
 
-def _play(
-    env: Any,
-    policy: Callable,
+def _played_frames(
+    env: Env,
+    policy: Callable[..., tuple[Any, Any]],
     params: Any,
     key: jax.Array,
     epsilon: float,
-    start: Any,
+    initial_memory: Any,
     returns: list[float],
     episodes: int,
     max_steps: int | None,
 ) -> Iterator[np.ndarray]:
-    """Frames of the play; fills `returns` as episodes end."""
-    token, obs, memory, steps = (), env.reset(), start, 0
-    env.take_episodes()  # those of an earlier use
+    """Yields the frames, and appends to `returns` as episodes end."""
+    obs, memory, steps = env.reset(), initial_memory, 0
+    env_state = env.state
+    env.take_episodes()  # drops episodes that finished before
     yield _render(env)
-    for tick in itertools.count():
-        action, memory = policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
-        token, (obs, _, _, _, valid) = env.step(token, action)
+    for t in itertools.count():
+        action, memory = policy(params, obs, memory, jax.random.fold_in(key, t), epsilon)
+        env_state, (obs, _, _, _, valid) = env.step(env_state, action)
         if bool(np.asarray(valid)[0]):
             steps += 1
-        else:  # the tick on which the env reset itself
-            memory = start
+        else:  # the env has reset itself
+            memory = initial_memory
         returns.extend(float(episode.return_) for episode in env.take_episodes())
         yield _render(env)
         if len(returns) >= episodes or steps == max_steps:
             return
 
 
-def _render(env: Any) -> np.ndarray:
+def _render(env: Env) -> np.ndarray:
+    """The frame of the only env."""
     frames = env.render()
     if frames is None or len(frames) == 0 or frames[0] is None:
         raise UserError("the env renders no frames: make it with render=True (Gymnasium's render_mode rgb_array)")
@@ -162,7 +177,7 @@ def _render(env: Any) -> np.ndarray:
 
 
 def _prepared(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Frames of one shape, large enough to watch, with even sides."""
+    """Yields the frames, checked to be of one shape, enlarged, and padded to even sides."""
     shape = None
     for frame in frames:
         frame = np.asarray(frame)
@@ -171,38 +186,29 @@ def _prepared(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             raise UserError(f"a frame is {frame.dtype}{list(frame.shape)}: frames must be uint8 [height, width, 3]")
         if frame.shape != shape:
             raise UserError(f"a frame is {list(frame.shape)} after {list(shape)}: frames must have one shape")
-        factor = -(-WATCHABLE // max(shape[:2]))
+        factor = -(-MIN_PIXELS // max(shape[:2]))
         frame = frame.repeat(factor, axis=0).repeat(factor, axis=1)
         yield np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 
 
 def _write_mp4(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float) -> None:
-    """Pipes frames into imageio's ffmpeg. imageio's own writer forks, which may hang a process in which JAX runs."""
+    """Pipes the frames into imageio's ffmpeg. imageio's own writer forks, which may hang a process that uses JAX."""
     from imageio_ffmpeg import get_ffmpeg_exe
 
-    source = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        f"{first.shape[1]}x{first.shape[0]}",
-        "-r",
-        str(fps),
-        "-i",
-        "-",
-    ]
-    codec = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    size = f"{first.shape[1]}x{first.shape[0]}"
+    source = f"-f rawvideo -pix_fmt rgb24 -s {size} -r {fps} -i -".split()
+    codec = "-c:v libx264 -crf 18 -pix_fmt yuv420p -movflags +faststart".split()
     try:
         command = [get_ffmpeg_exe(), "-y", "-loglevel", "error", *source, *codec, str(path)]
     except RuntimeError as error:
         raise UserError("there is no ffmpeg: install imageio[ffmpeg], or write a .gif") from error
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdin=subprocess.PIPE, stderr=log) as ffmpeg:
+        assert ffmpeg.stdin is not None
         try:
             for frame in itertools.chain([first], rest):
                 ffmpeg.stdin.write(frame.tobytes())
         except BrokenPipeError:
-            pass  # it has ended, and says why below
+            pass  # ffmpeg has ended; its message is raised below
         except BaseException:
             ffmpeg.kill()
             raise
@@ -215,7 +221,7 @@ def _write_mp4(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: f
 
 
 def _write_gif(path: Path, first: np.ndarray, rest: Iterator[np.ndarray], fps: float) -> None:
-    from PIL import Image  # imageio's own GIF writer wants all frames at once
+    from PIL import Image  # imageio's own GIF writer needs all frames at once
 
     images = map(Image.fromarray, rest)
     Image.fromarray(first).save(path, save_all=True, append_images=images, duration=1000 / fps, loop=0)

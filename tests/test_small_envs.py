@@ -1,4 +1,4 @@
-"""CartPole, Deep Sea and the memory task are the envs whose names they bear."""
+"""Catch, CartPole, Deep Sea and Memory Chain are the envs that their descriptions say."""
 
 import itertools
 
@@ -7,15 +7,63 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_envs import rollout
 
 from jaxql import planning
-from jaxql.envs import named
-from jaxql.envs.small_worlds import cartpole, deep_sea, deep_sea_mdp, memory
-from jaxql.envs.worlds import JaxEnv, autoreset, from_mdp
+from jaxql.envs.jax import (
+    autoreset,
+    cartpole,
+    catch,
+    catch_mdp,
+    deep_sea,
+    deep_sea_mdp,
+    from_mdp,
+    memory_chain,
+)
 from jaxql.errors import UserError
 
 X64 = jax.config.jax_enable_x64
 CLOSE = dict(rtol=1e-12, atol=1e-14) if X64 else dict(rtol=1e-5, atol=1e-6)
+
+
+def reference_catch(rows, columns, column, actions):
+    """One episode of catch, as a child would tell it: (states as (row, column, paddle), reward)."""
+    paddle, shown = columns // 2, []
+    for row, action in enumerate(actions[: rows - 1], start=1):
+        paddle = min(max(paddle + action - 1, 0), columns - 1)
+        shown.append((row, column, paddle))
+    return shown, 1.0 if paddle == column else -1.0
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(6, 5), (2, 1), (4, 3)])
+def test_catch(rows, columns):
+    ticks = 5 * rows  # an episode of rows - 1 steps, and a reset
+    actions, obs, reward, terminated, truncated, valid = rollout(catch(rows, columns), 3, ticks)
+    for b in range(3):
+        for start in range(0, ticks, rows):
+            ball, column, paddle = np.unravel_index(obs[start, b], (rows, columns, columns))
+            assert (ball, paddle) == (0, columns // 2)
+            shown, score = reference_catch(rows, columns, column, actions[start:, b])
+            seen = obs[start + 1 : start + rows, b]
+            np.testing.assert_array_equal(np.transpose(np.unravel_index(seen, (rows, columns, columns))), shown)
+            np.testing.assert_array_equal(reward[start : start + rows, b], [0] * (rows - 2) + [score, 0])
+            np.testing.assert_array_equal(terminated[start : start + rows, b], np.arange(rows) == rows - 2)
+            np.testing.assert_array_equal(valid[start : start + rows, b], np.arange(rows) < rows - 1)
+    assert not truncated.any()
+
+
+def test_catch_and_its_model_are_the_same_env():
+    jax_env, mdp = catch(4, 3), catch_mdp(4, 3)
+    modelled = from_mdp(mdp)
+    state, action = np.indices((27, 3), dtype=np.int32).reshape(2, -1)  # in the last row, 27..35, the episode is over
+    key = jax.random.key(0)
+    same = [jax.vmap(env.step, (None, 0, 0))(key, state, action) for env in (jax_env, modelled)]
+    jax.tree.map(np.testing.assert_array_equal, *same)
+    starts = {int(jax_env.reset(jax.random.key(i))) for i in range(60)}
+    assert starts == set(np.flatnonzero(mdp.start))
+    over = slice(27, 36)
+    assert (mdp.reward[over] == 0).all() and mdp.ends[over].all()
+    assert (mdp.next_state[over] == np.arange(27, 36)[:, None, None]).all()
 
 
 def gymnasium_rows(episodes):
@@ -92,12 +140,11 @@ def test_deep_sea_is_what_it_says(size):
             assert bool(terminated) == (tick == size - 1)
 
 
-@pytest.mark.parametrize("size", [2, 9])
-def test_the_best_return_of_deep_sea_is_known(size):
+def test_the_best_return_of_deep_sea_is_known(size=9):
     mdp = deep_sea_mdp(size, seed=size)
     np.testing.assert_allclose(planning.best_return(mdp), 0.99, rtol=1e-6)
     state, action = np.indices((size * size, 2), dtype=np.int32).reshape(2, -1)
-    steps = [jax.vmap(w.step, (None, 0, 0))(jax.random.key(0), state, action) for w in (deep_sea(size, size),
+    steps = [jax.vmap(env.step, (None, 0, 0))(jax.random.key(0), state, action) for env in (deep_sea(size, size),
                                                                                       from_mdp(mdp))]  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *steps)
 
@@ -111,7 +158,7 @@ def test_the_seed_of_deep_sea_draws_its_actions():
 
 def corridor(length):
     """The sights [cue, tick] of both cues, as tuples, and the return [cue, last action]."""
-    jax_env, sights, returns = memory(length), np.empty((2, length + 1), object), np.empty((2, 2))
+    jax_env, sights, returns = memory_chain(length), np.empty((2, length + 1), object), np.empty((2, 2))
     for cue, action in itertools.product(range(2), range(2)):
         state, rewards, ends = jnp.array([2 * cue - 1, 0]), [], []
         for tick in range(length + 1):
@@ -138,12 +185,12 @@ def test_only_a_memory_remembers(length):
 
 
 def test_cues_are_even_and_the_agent_sees_no_state():
-    jax_env = memory(3)
+    jax_env = memory_chain(3)
     cues = jax.vmap(jax_env.reset)(jax.random.split(jax.random.key(0), 400))[:, 0]
     assert set(np.unique(cues)) == {-1, 1} and abs(np.mean(cues)) < 0.2
     assert jax_env.spec(5).obs == jax.ShapeDtypeStruct((5, 3), jnp.result_type(float))
     begin, env_step = autoreset(jax_env, 5)
-    env, obs = begin(jax.random.key(1))
+    (env, obs), env_step = jax.jit(begin)(jax.random.key(1)), jax.jit(env_step)
     shown = [obs]
     for _ in range(5):
         env, (obs, *_) = env_step(env, jnp.zeros(5, jnp.int32))
@@ -151,17 +198,7 @@ def test_cues_are_even_and_the_agent_sees_no_state():
     np.testing.assert_array_equal(np.abs(np.stack(shown)[:, :, 0])[:, 0], [1, 0, 0, 0, 0, 1])
 
 
-@pytest.mark.parametrize(
-    ("env", "env_args", "message"),
-    [
-        ("jax:catsh", {}, 'did you mean "jax:catch"'),
-        ("jax:deep-sea", {"sise": 4}, "its arguments are size, seed"),
-        ("jax:deep-sea", {"size": 0}, "size=0"),
-        ("jax:memory", {"length": 2.5}, "whole numbers"),
-        ("jax:memory", {"length": 0}, "1 cell"),
-        (JaxEnv(None, None, 2), {"a": 1}, "brings its own"),
-    ],
-)
-def test_nonsense_is_refused(env, env_args, message):
-    with pytest.raises(UserError, match=message):
-        named.device_env(env, 2, env_args=env_args, render=False)
+@pytest.mark.parametrize("wrong", [lambda: catch(1, 5), lambda: deep_sea(0), lambda: memory_chain(0)])
+def test_sizes_without_an_env_are_refused(wrong):
+    with pytest.raises(UserError, match="needs"):
+        wrong()

@@ -1,0 +1,179 @@
+"""JAX envs for the training program: rounds are compiled, env and agent in one program."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxql import loop
+from jaxql.envs.jax.autoreset import AutoresetState, autoreset
+from jaxql.envs.jax.protocol import JaxEnv
+from jaxql.envs.seeding import episode_seed, split_among_seeds
+from jaxql.errors import UserError
+from jaxql.types import MDP, Agent, Array, Episode, StepResult
+
+
+class EpisodeStats(NamedTuple):
+    """Envs in progress, with the returns and lengths of their current episodes."""
+
+    envs: AutoresetState
+    returns: Array  # [..., B]
+    lengths: Array  # [..., B]
+
+
+class StepLog(NamedTuple):
+    """The first `size` of T steps: which episodes ended, and the scores of all episodes by then."""
+
+    size: Array  # []
+    ends: Array  # [T, ..., B]
+    returns: Array  # [T, ..., B]
+    lengths: Array  # [T, ..., B]
+
+
+Carry = tuple[Any, EpisodeStats, Any]  # (agent's state, env.state, obs)
+PlayRounds = Callable[[Carry, int, int], tuple[Carry, Any]]  # (carry, warmup, rounds) -> (carry, metrics)
+
+
+class DeviceEnv:
+    """B copies of a `JaxEnv` as a `jaxql.types.Env`; `compile_rounds` plays many rounds in one program.
+
+    A row is a function of the seed, the purpose, the number of calls of `reset`, the env, the episode and its actions.
+
+    Args:
+      jax_env: one episode.
+      num_envs: B, over all seeds.
+      id: its name in messages.
+      seed, purpose: see `jaxql.envs.make`. With S seeds arrays are [S, B / S, ...].
+      mdp: the env as a model, if it has one.
+
+    Raises:
+      UserError: a wrong seed or purpose, or B is not a multiple of S.
+
+    >>> from jaxql.envs.jax import catch
+    >>> env = DeviceEnv(catch(rows=2), 3, "catch")
+    >>> obs = env.reset()
+    >>> result = env.tick(np.ones(3, int))
+    >>> result.terminated.tolist(), [episode.length for episode in env.take_episodes()]
+    ([True, True, True], [1, 1, 1])
+    """
+
+    notes = ()
+
+    def __init__(
+        self,
+        jax_env: JaxEnv,
+        num_envs: int,
+        id: str,
+        *,
+        seed: int | Sequence[int] = 0,
+        purpose: str = "train",
+        mdp: MDP | None = None,
+    ) -> None:
+        self.id, self.mdp = id, mdp
+        self._finished: list[Episode] = []
+        self._num_resets = 0
+        seeds, shape = split_among_seeds(seed, num_envs, id)
+        self._many_seeds = len(shape) == 2
+        self._seeds = [episode_seed(each, purpose, 0, 0) for each in seeds]
+        self.spec = jax_env.spec(shape[-1])
+        begin, step = autoreset(jax_env, shape[-1])
+        self._begin = jax.jit(jax.vmap(begin) if self._many_seeds else begin)
+        self._step = jax.vmap(step) if self._many_seeds else step
+        self._compiled_step = jax.jit(self.step)
+        self.state: Any = None  # an EpisodeStats after `reset`
+
+    def reset(self) -> Any:
+        """Starts new episodes in every env and returns the observations [B, ...]."""
+        keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), self._num_resets) for seed in self._seeds])
+        self._num_resets += 1
+        envs, obs = self._begin(keys if self._many_seeds else keys[0])
+        returns = jnp.zeros(envs.needs_reset.shape)
+        self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32))
+        return obs
+
+    def step(self, env_state: EpisodeStats, action: Any, /) -> tuple[EpisodeStats, StepResult[Array]]:
+        """Steps every env, as a pure function: see `jaxql.types.Env.step`."""
+        envs, result = self._step(env_state.envs, action)
+        keep = jnp.where(result.valid, 1, 0)  # a reset drops the scores of the episode before
+        returns, lengths = keep * env_state.returns + result.reward, keep * (env_state.lengths + 1)
+        return EpisodeStats(envs, returns, lengths), result
+
+    def tick(self, action: Any, idle: np.ndarray | None = None) -> StepResult[np.ndarray]:
+        """Steps every env and returns NumPy arrays, except for the observations. `idle` changes nothing here."""
+        if self.state is None:
+            raise UserError(f"{self.id}: call reset() before tick()")
+        self.state, result = self._compiled_step(self.state, np.asarray(action, np.int32))
+        returns, lengths, arrays = jax.device_get((self.state.returns, self.state.lengths, result[1:]))
+        result = StepResult(result.next_obs, *arrays)
+        self._add_finished(result.terminated | result.truncated, returns, lengths)
+        return result
+
+    def take_episodes(self) -> list[Episode]:
+        """Returns the episodes that finished since the last call, in order."""
+        finished, self._finished = self._finished, []
+        return finished
+
+    def compile_rounds(self, agent: Agent, *, max_warmup: int, max_rounds: int, rollout_length: int) -> PlayRounds:
+        """Returns play(carry, warmup, rounds) -> (carry, metrics): `loop.train` as one compiled program.
+
+        The same program serves every `warmup` up to `max_warmup` and every `rounds` up to `max_rounds`. The carry is
+        (agent's state, `state`, observations); the agent's state in it is donated. Leaves of the metrics are
+        [rounds, ...] NumPy arrays. Finished episodes are there for `take_episodes`.
+
+        Args:
+          agent: its pure functions, not compiled.
+          max_warmup: the most steps without learning.
+          max_rounds: the most rounds of one call.
+          rollout_length: steps a round.
+        """
+        counts = dict(max_warmup=max_warmup, max_rounds=max_rounds, rollout_length=rollout_length)
+        compiled = jax.jit(self.rounds_program(agent, **counts), donate_argnums=0)
+
+        def play(carry: Carry, warmup: int, rounds: int) -> tuple[Carry, Any]:
+            carry, metrics, log = compiled(*carry, warmup, rounds)
+            metrics, log = jax.device_get((metrics, log))
+            for t in np.flatnonzero(log.ends.reshape(len(log.ends), -1).any(axis=1)):
+                self._add_finished(log.ends[t], log.returns[t], log.lengths[t])
+            return carry, jax.tree.map(lambda x: x[:rounds], metrics)
+
+        return play
+
+    def rounds_program(
+        self, agent: Agent, *, max_warmup: int, max_rounds: int, rollout_length: int
+    ) -> Callable[[Any, EpisodeStats, Any, Array, Array], tuple[Carry, Any, StepLog]]:
+        """Returns the pure function that `compile_rounds` compiles: (state, env, obs, warmup, rounds) -> its results.
+
+        The results are the carry, the metrics and the log of episode ends.
+        """
+        num_steps = max_warmup + max_rounds * rollout_length
+
+        def logged_step(env_and_log: tuple[EpisodeStats, StepLog], action: Array) -> Any:
+            (env, result), log = self.step(env_and_log[0], action), env_and_log[1]
+            entry = result.terminated | result.truncated, env.returns, env.lengths
+            columns = (column.at[log.size].set(x) for column, x in zip(log[1:], entry, strict=True))
+            return (env, StepLog(log.size + 1, *columns)), result
+
+        def train(state: Any, env: EpisodeStats, obs: Any, warmup: Array, rounds: Array) -> tuple[Carry, Any, StepLog]:
+            columns = (env.envs.needs_reset, env.returns, env.lengths)
+            log = StepLog(jnp.int32(0), *(jnp.zeros((num_steps, *x.shape), x.dtype) for x in columns))
+            counts: Any = dict(warmup=warmup, rounds=rounds, rollout_length=rollout_length)
+            scan: Any = loop.bounded_scan(max_rounds)
+            carry, metrics = loop.train(agent, logged_step, (state, (env, log), obs), **counts, scan=scan)
+            state, (env, log), obs = carry
+            return (state, env, obs), metrics, log
+
+        return train
+
+    def render(self) -> list[np.ndarray]:
+        """Raises UserError: JAX envs draw no frames."""
+        raise UserError(f"{self.id} draws no frames; record a run of a Gymnasium or Atari env")
+
+    def close(self) -> None:
+        """Does nothing: there is nothing to release."""
+
+    def _add_finished(self, ends: np.ndarray, returns: np.ndarray, lengths: np.ndarray) -> None:
+        returns, lengths = returns.reshape(-1), lengths.reshape(-1)
+        for i in np.flatnonzero(ends):
+            self._finished.append(Episode(int(i), float(returns[i]), int(lengths[i])))
