@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.bellman.core import taken
+from jaxql.bellman.core import product, taken
 from jaxql.types import Array, Transition
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:
-    """Returns sum(w x) / sum(w) over [N]: rows of weight 0 do not count; 0 if there are no others.
+    """Returns sum(w x) / sum(w) over [N]: rows of weight 0 do not count, whatever they hold; 0 if there are no others.
 
     Args:
       x, weight: [N] each.
@@ -27,11 +27,14 @@ def weighted_mean(x: Array, weight: Array) -> Array:
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     if x.shape != weight.shape:
         raise ValueError(f"weighted_mean: weight has shape {weight.shape}; it needs that of x, {x.shape}")
-    return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+    return jnp.sum(product(weight, x)) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
 
 
 def checked_rows(transitions: Transition) -> Transition:
     """Returns the transitions, with zeros in place of what rows of weight 0 hold.
+
+    Integers in observations stay as they are: a gradient flows through floats only, and images are not copied. So does
+    next_obs, through which none flows.
 
     Raises:
       ValueError: a field lacks the N rows of the actions; the message names it.
@@ -50,7 +53,11 @@ def checked_rows(transitions: Transition) -> Transition:
     action, reward, discount = (
         where_rows(weight != 0, jnp.asarray(x)) for x in (transitions.action, transitions.reward, transitions.discount)
     )
-    return transitions._replace(action=action, reward=reward, discount=discount, weight=weight)
+    obs = jax.tree.map(
+        lambda x: where_rows(weight != 0, x) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        jax.tree.map(jnp.asarray, transitions.obs),
+    )
+    return transitions._replace(obs=obs, action=action, reward=reward, discount=discount, weight=weight)
 
 
 def where_rows(keep: Array, tree: Any) -> Any:
