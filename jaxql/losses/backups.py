@@ -25,7 +25,6 @@ import jax.numpy as jnp
 from jaxql.bellman.core import bootstrap, product, taken
 from jaxql.types import Array, Backup, BackupRule
 
-
 _NAMES = ("target_now", "target_next", "online_next", "second_next")
 
 

@@ -33,8 +33,7 @@ def weighted_mean(x: Array, weight: Array) -> Array:
 def checked_rows(transitions: Transition) -> Transition:
     """Returns the transitions, with zeros in place of what rows of weight 0 hold.
 
-    Integers in observations stay as they are: a gradient flows through floats only, and images are not copied. So does
-    next_obs, through which none flows.
+    Only next_obs stays as it is: no gradient flows through it.
 
     Raises:
       ValueError: a field lacks the N rows of the actions; the message names it.
@@ -53,10 +52,7 @@ def checked_rows(transitions: Transition) -> Transition:
     action, reward, discount = (
         where_rows(weight != 0, jnp.asarray(x)) for x in (transitions.action, transitions.reward, transitions.discount)
     )
-    obs = jax.tree.map(
-        lambda x: where_rows(weight != 0, x) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-        jax.tree.map(jnp.asarray, transitions.obs),
-    )
+    obs = where_counted(weight != 0, transitions.obs)
     return transitions._replace(obs=obs, action=action, reward=reward, discount=discount, weight=weight)
 
 
@@ -68,6 +64,22 @@ def where_rows(keep: Array, tree: Any) -> Any:
      [0. 0.]]
     """
     return jax.tree.map(lambda x: jnp.where(keep.reshape(keep.shape + (1,) * (x.ndim - 1)), x, 0), tree)
+
+
+def where_counted(keep: Array, obs: Any) -> Any:
+    """Returns observations [N, ...] with zeros in the rows where `keep` [N] is False, unless they are integers.
+
+    A NaN there would spoil even a gradient that is multiplied by 0. Integers, images for instance, hold none.
+
+    >>> floats, integers = where_counted(jnp.array([True, False]), (jnp.array([1.0, jnp.nan]), jnp.array([2, 3])))
+    >>> print(floats, integers)
+    [1. 0.] [2 3]
+    """
+
+    def kept(x: Array) -> Array:
+        return where_rows(keep, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(kept, jax.tree.map(jnp.asarray, obs))
 
 
 def legal(q: Array, obs: Any, mask: Array | None = None) -> Array:

@@ -11,7 +11,6 @@ from jaxql.losses.batch import checked_rows, legal, of_action, weighted_mean, wh
 from jaxql.losses.heads.scalar import scalar
 from jaxql.types import Array, Backup, BackupRule, Head, Transition
 
-
 # The draws of noise or fractions of a loss. One that chooses the next action does not evaluate it; see `q_loss`.
 NOW, TARGET, CHOICE, TARGET_NOW = range(4)
 

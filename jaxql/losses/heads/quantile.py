@@ -59,7 +59,7 @@ def measured(measure: Measure, quantiles: Array, probs: Array | None = None) -> 
 
 
 def target_quantiles(quantiles_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
-    """Returns the target quantiles [N, M] of reward + bonus + discount * sum_b policy(b) (quantiles_next(b) + shift(b)).
+    """Returns the quantiles [N, M] of reward + bonus + discount * sum_b policy(b) (quantiles_next(b) + shift(b)).
 
     Args:
       quantiles_next: [N, A, M] at next_obs.
