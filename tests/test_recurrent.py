@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxql.recurrent import r2d2_loss, remembered, restarted, sequence, sequence_priority, unroll
 
 from jaxql.bellman import IDENTITY_PAIR
-from jaxql.recurrent import r2d2_loss, remembered, restarted, sequence, sequence_priority, unroll
 from jaxql.replay import prioritised_replay, uniform_replay, zero_step
 from jaxql.types import Sequence, Step
 

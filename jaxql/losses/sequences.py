@@ -50,7 +50,7 @@ def r2d2_loss(
     penalty: Callable[[Array], Array] = optax.l2_loss,
     tx_pair: bellman.TxPair = SIGNED_HYPERBOLIC_PAIR,
 ) -> tuple[Array, LossInfo]:
-    """Returns the R2D2 loss: weighted mean of penalty(h(R_t + discount_t * h^-1(Q'(s_{t+m}, a*))) - Q(s_t, a_t)) over rows.
+    """Returns the R2D2 loss: the mean of penalty(h(R_t + discount_t * h^-1(Q'(s_{t+m}, a*))) - Q(s_t, a_t)) over rows.
 
     a* = argmax_a Q(s_{t+m}, a), R_t is the reward of the m <= n steps, h rescales values. Both networks start from the
     stored memory and see `burn_in` observations, which are neither learned from nor differentiated.
