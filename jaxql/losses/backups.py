@@ -25,6 +25,8 @@ import jax.numpy as jnp
 from jaxql.bellman.core import bootstrap, product, taken
 from jaxql.types import Array, Backup, BackupRule
 
+_NAMES = ("target_now", "target_next", "online_next", "second_next")
+
 
 class ActionValues:
     """The action values [N, A] that a backup may read, and the actions taken; each is computed when first read.
@@ -60,7 +62,9 @@ class ActionValues:
         self._values = values
 
     def __getattr__(self, name: str) -> Array:
-        values = self.__dict__.get("_values", {})
+        if name not in _NAMES:
+            raise AttributeError(f"ActionValues has no attribute {name}; it may have {', '.join(_NAMES)}")
+        values = self._values
         if name not in values:
             given = ", ".join(values) or "none"
             raise ValueError(f"a backup reads {name}, which was not given; the values given here are: {given}")
@@ -88,12 +92,14 @@ def double(values: ActionValues) -> Backup:
 def clipped_double(values: ActionValues) -> Backup:
     """The online network's best action, worth the lesser of two target networks' values.
 
-    The first critic's output is shifted by min(0, Q2' - Q1'), so that its mean becomes the minimum.
+    The first critic's output is shifted by min(0, Q2' - Q1') where the action is legal, so that its mean becomes the
+    minimum.
 
     Source: Fujimoto, van Hoof & Meger (2018), equation 10, https://arxiv.org/abs/1802.09477
     """
+    legal = values.target_next > -jnp.inf
     excess = jnp.minimum(values.second_next - values.target_next, 0)
-    return Backup(policy=_best(values.online_next), shift=jnp.where(jnp.isnan(excess), 0, excess))
+    return Backup(policy=_best(values.online_next), shift=jnp.where(legal, excess, 0))
 
 
 def expected_sarsa(epsilon: float = 0.01) -> BackupRule:

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.bellman.core import taken
+from jaxql.bellman.core import product, taken
 from jaxql.types import Array, Transition
 
 
 def weighted_mean(x: Array, weight: Array) -> Array:
-    """Returns sum(w x) / sum(w) over [N]: rows of weight 0 do not count; 0 if there are no others.
+    """Returns sum(w x) / sum(w) over [N]: rows of weight 0 do not count, whatever they hold; 0 if there are no others.
 
     Args:
       x, weight: [N] each.
@@ -27,11 +27,13 @@ def weighted_mean(x: Array, weight: Array) -> Array:
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     if x.shape != weight.shape:
         raise ValueError(f"weighted_mean: weight has shape {weight.shape}; it needs that of x, {x.shape}")
-    return jnp.sum(weight * x) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+    return jnp.sum(product(weight, x)) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
 
 
 def checked_rows(transitions: Transition) -> Transition:
     """Returns the transitions, with zeros in place of what rows of weight 0 hold.
+
+    Only next_obs stays as it is: no gradient flows through it.
 
     Raises:
       ValueError: a field lacks the N rows of the actions; the message names it.
@@ -50,7 +52,8 @@ def checked_rows(transitions: Transition) -> Transition:
     action, reward, discount = (
         where_rows(weight != 0, jnp.asarray(x)) for x in (transitions.action, transitions.reward, transitions.discount)
     )
-    return transitions._replace(action=action, reward=reward, discount=discount, weight=weight)
+    obs = where_counted(weight != 0, transitions.obs)
+    return transitions._replace(obs=obs, action=action, reward=reward, discount=discount, weight=weight)
 
 
 def where_rows(keep: Array, tree: Any) -> Any:
@@ -61,6 +64,22 @@ def where_rows(keep: Array, tree: Any) -> Any:
      [0. 0.]]
     """
     return jax.tree.map(lambda x: jnp.where(keep.reshape(keep.shape + (1,) * (x.ndim - 1)), x, 0), tree)
+
+
+def where_counted(keep: Array, obs: Any) -> Any:
+    """Returns observations [N, ...] with zeros in the rows where `keep` [N] is False, unless they are integers.
+
+    A NaN there would spoil even a gradient that is multiplied by 0. Integers, images for instance, hold none.
+
+    >>> floats, integers = where_counted(jnp.array([True, False]), (jnp.array([1.0, jnp.nan]), jnp.array([2, 3])))
+    >>> print(floats, integers)
+    [1. 0.] [2 3]
+    """
+
+    def kept(x: Array) -> Array:
+        return where_rows(keep, x) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+    return jax.tree.map(kept, jax.tree.map(jnp.asarray, obs))
 
 
 def legal(q: Array, obs: Any, mask: Array | None = None) -> Array:

@@ -1,11 +1,7 @@
 """The losses that have a name: short pairs of a backup and a head for `q_loss`.
 
 All share its form, `loss(params, target_params, transitions, apply, ...)` -> (loss, LossInfo), and its arguments; see
-`jaxql.losses.q_loss`. `**options` are its `backup`, `mask`, `key` and `second_target_params`. The doctests share
-
->>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
-...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
->>> look_up = lambda params, obs: (params[obs], ())
+`jaxql.losses.q_loss`. `**options` are its `backup`, `mask`, `key` and `second_target_params`.
 """
 
 from collections.abc import Callable
@@ -39,6 +35,7 @@ def dqn_loss(
     Source: Mnih et al. (2013), equation 2, https://arxiv.org/abs/1312.5602, with the target network of Mnih et al.
     (2015), algorithm 1, https://doi.org/10.1038/nature14236
 
+    >>> import jax.numpy as jnp
     >>> table = jnp.array([[0.0, 1.0], [2.0, 3.0]])
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([1]), reward=jnp.array([1.0]),
     ...                   discount=jnp.array([0.5]), next_obs=jnp.array([1]), weight=jnp.ones(1))
@@ -56,6 +53,7 @@ def double_dqn_loss(
 
     Source: van Hasselt, Guez & Silver (2016), equation 4, https://arxiv.org/abs/1509.06461
 
+    >>> import jax.numpy as jnp
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([1.0]),
     ...                   discount=jnp.array([0.5]), next_obs=jnp.array([0]), weight=jnp.ones(1))
     >>> online, target = jnp.array([[0.0, 1.0]]), jnp.array([[4.0, 2.0]])
@@ -83,6 +81,7 @@ def munchausen_loss(
 
     Source: Vieillard, Pietquin & Geist (2020), equation 2, https://arxiv.org/abs/2007.14430
 
+    >>> import jax.numpy as jnp
     >>> table = jnp.array([[0.0, 1.0], [2.0, 3.0]])
     >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([1.0]),
     ...                   discount=jnp.array([0.5]), next_obs=jnp.array([1]), weight=jnp.ones(1))
@@ -105,6 +104,10 @@ def c51_loss(
 
     Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> look_up = lambda params, obs: (params[obs], ())
     >>> table, atoms = jnp.zeros((2, 1, 3)), jnp.array([-1.0, 0.0, 1.0])
     >>> loss, info = c51_loss(table, table, rows, look_up, atoms=atoms)
     >>> print(loss, info.td_errors)
@@ -131,6 +134,10 @@ def quantile_loss(
 
     Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> look_up = lambda params, obs: (params[obs], ())
     >>> table = jnp.zeros((2, 1, 2))
     >>> loss, info = quantile_loss(table, table, rows._replace(reward=jnp.array([2.5])), look_up)
     >>> print(loss, info.td_errors)
@@ -158,6 +165,9 @@ def implicit_quantile_loss(
 
     Source: Dabney et al. (2018), equation 3, https://arxiv.org/abs/1806.06923
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
     >>> table, drawn = jnp.zeros((2, 1, 1)), jnp.full((1, 1), 0.5)
     >>> print(implicit_quantile_loss(table, table, rows, lambda params, obs: ((params[obs], drawn), ()))[0])
     0.0625
@@ -167,23 +177,33 @@ def implicit_quantile_loss(
 
 
 def full_quantile_loss(
-    params: Any, target_params: Any, transitions: Transition, apply: Callable, *, kappa: float = 1.0, **options: Any
+    params: Any,
+    target_params: Any,
+    transitions: Transition,
+    apply: Callable,
+    *,
+    kappa: float = 1.0,
+    measure: Callable[..., Array] = distributional.mean,
+    **options: Any,
 ) -> Result:
     """The FQF loss: weighted mean of the quantile Huber loss and the loss of the proposed fractions.
 
     Args, as `q_loss`, and:
       apply: its output is `jaxql.losses.heads.FullQuantiles`.
-      kappa: as in `jaxql.losses.heads.full_quantile`.
+      kappa, measure: as in `jaxql.losses.heads.full_quantile`.
 
     Source: Yang et al. (2019), algorithm 1, https://arxiv.org/abs/1911.02140
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
     >>> edges, none = jnp.array([[0.0, 1.0]]), jnp.zeros((1, 1, 0))
     >>> said = lambda params, obs: (heads.FullQuantiles(params[obs], edges, none), ())
     >>> table = jnp.zeros((2, 1, 1))
     >>> print(full_quantile_loss(table, table, rows, said)[0])
     0.0625
     """
-    head = heads.full_quantile(kappa=kappa)
+    head = heads.full_quantile(kappa=kappa, measure=measure)
     return q_loss(params, target_params, transitions, apply, head=head, **options)
 
 
@@ -206,6 +226,10 @@ def hl_gauss_loss(
 
     Source: Farebrother et al. (2024), equations 3.1 and 3.3, https://arxiv.org/abs/2403.03950
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> look_up = lambda params, obs: (params[obs], ())
     >>> table = jnp.zeros((2, 1, 2))
     >>> loss, info = hl_gauss_loss(table, table, rows, look_up, edges=jnp.array([-1.0, 0.0, 1.0]))
     >>> print(loss, info.td_errors)
@@ -226,6 +250,10 @@ def two_hot_loss(
 
     Source: Farebrother et al. (2024), equations 3.1 and 3.2, https://arxiv.org/abs/2403.03950
 
+    >>> import jax.numpy as jnp
+    >>> rows = Transition(obs=jnp.array([0]), action=jnp.array([0]), reward=jnp.array([0.5]),
+    ...                   discount=jnp.array([0.0]), next_obs=jnp.array([1]), weight=jnp.ones(1))
+    >>> look_up = lambda params, obs: (params[obs], ())
     >>> table = jnp.zeros((2, 1, 2))
     >>> loss, info = two_hot_loss(table, table, rows, look_up, atoms=jnp.array([-1.0, 1.0]))
     >>> print(loss, info.td_errors)

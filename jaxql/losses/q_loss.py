@@ -11,11 +11,14 @@ from jaxql.losses.batch import checked_rows, legal, of_action, weighted_mean, wh
 from jaxql.losses.heads.scalar import scalar
 from jaxql.types import Array, Backup, BackupRule, Head, Transition
 
+# The draws of noise or fractions of a loss. One that chooses the next action does not evaluate it; see `q_loss`.
+NOW, TARGET, CHOICE, TARGET_NOW = range(4)
+
 
 class LossInfo(NamedTuple):
     """What a loss reports of each row."""
 
-    td_errors: Array  # [N] the target's expected value - Q(obs, action); 0 in rows of weight 0
+    td_errors: Array  # [N] the target's expected value, before any projection, - Q(obs, action); 0 in rows of weight 0
     q_values: Array  # [N] Q(obs, action)
     priorities: Array  # [N] errors for a prioritised replay
 
@@ -35,7 +38,7 @@ def q_loss(
     """The Q-learning loss of a batch: weighted mean of head.loss(Z(obs, action), target).
 
     The target is reward + bonus + discount * sum_b policy(b) (Z'(next_obs, b) + shift(b)), with policy, shift and bonus
-    from the backup. No gradient flows into it.
+    from the backup. No gradient flows into it. Outputs in half precision are computed with in float32.
 
     Args:
       params: the online network's parameters, with respect to which the loss is differentiated.
@@ -47,14 +50,16 @@ def q_loss(
       head: what the output means; see `jaxql.losses.heads`. None: `scalar()`.
       second_target_params: of a second critic, for `clipped_double`.
       mask: [N, A] the legal actions of next_obs; None: next_obs["action_mask"] where there is one.
-      key: passed on, as `apply(params, obs, key=...)`, to networks that draw fractions or noise: another key each time.
+      key: passed on, as `apply(params, obs, key=...)`, to networks that draw fractions or noise. The online network
+        draws for obs and, where it chooses, for next_obs; the target network for its target and, where it draws
+        fractions, once more to choose. A second critic draws what the first draws, so that equals stay equal.
 
     Returns:
       The loss, and its `LossInfo`.
 
     Raises:
-      ValueError: the rows of an argument are not N, the mask is not [N, A], or the backup reads a value that is not
-        there.
+      ValueError: the rows of an argument or of the network's output are not N, the mask or the values of the head are
+        not [N, A], the backup's answer has other shapes, or it reads a value that is not there.
 
     Source: Mnih et al. (2015), algorithm 1, https://doi.org/10.1038/nature14236; for distributions, Bellemare, Dabney &
     Munos (2017), algorithm 1, https://arxiv.org/abs/1707.06887
@@ -71,41 +76,63 @@ def q_loss(
     frozen, frozen_target, frozen_second = jax.lax.stop_gradient((params, target_params, second_target_params))
 
     def ask(params, obs, draw: int):
-        if key is None:
-            return apply(params, obs)[0]
-        return apply(params, obs, key=jax.random.fold_in(key, draw))[0]
+        output = apply(params, obs)[0] if key is None else apply(params, obs, key=jax.random.fold_in(key, draw))[0]
+        return jax.tree.map(lambda x: _rows_of(x, len(counts)), output)
 
-    def next_values(params):
-        return legal(head.q_values(ask(params, rows.next_obs, 2)), rows.next_obs, mask)
+    def now_values(output):
+        return legal(head.q_values(output), rows.obs)
 
-    output, output_next = ask(params, rows.obs, 0), ask(frozen_target, rows.next_obs, 1)
+    def next_values(output):
+        return legal(head.q_values(output), rows.next_obs, mask)
+
+    output, output_next = ask(params, rows.obs, NOW), ask(frozen_target, rows.next_obs, TARGET)
     redraws = key is not None and head.fractions > 0 and not head.proposes
+    judged = CHOICE if redraws else TARGET
     values = ActionValues(
         rows.action,
-        target_now=lambda: legal(head.q_values(ask(frozen_target, rows.obs, 3)), rows.obs),
-        target_next=lambda: (
-            next_values(frozen_target) if redraws else legal(head.q_values(output_next), rows.next_obs, mask)
+        target_now=lambda: now_values(ask(frozen_target, rows.obs, TARGET_NOW)),
+        target_next=lambda: next_values(ask(frozen_target, rows.next_obs, judged) if redraws else output_next),
+        online_next=lambda: next_values(ask(frozen, rows.next_obs, CHOICE)),
+        **(
+            {}
+            if second_target_params is None
+            else {"second_next": lambda: next_values(ask(frozen_second, rows.next_obs, judged))}
         ),
-        online_next=lambda: next_values(frozen),
-        **({} if second_target_params is None else {"second_next": lambda: next_values(frozen_second)}),
     )
-    goes_on = rows.discount != 0
-    answer = _settled(backup(values), goes_on, counts)
+    goes_on, mean = rows.discount != 0, head.mean or head.q_values
     output, output_next = where_rows(counts, output), where_rows(goes_on, output_next)
-    target = where_rows(counts, head.target(output_next, answer, rows.reward, rows.discount))
-    mean = head.mean or head.q_values
-    seen = jax.lax.stop_gradient(output)
+    mean_next = mean(output_next)
+    answer = _settled(backup(values), mean_next.shape, goes_on, counts)
+    target, expected = jax.lax.stop_gradient(
+        (
+            head.target(output_next, answer, rows.reward, rows.discount),
+            expected_target(mean_next, answer, rows.reward, rows.discount),
+        )
+    )
+    target, seen = where_rows(counts, target), jax.lax.stop_gradient(output)
     q_values = of_action(mean(seen), rows.action)
-    td_errors = expected_target(mean(output_next), answer, rows.reward, rows.discount) - q_values
-    td_errors = where_rows(counts, td_errors)
+    td_errors = where_rows(counts, expected - q_values)
     priorities = td_errors if head.priority is None else head.priority(seen, rows.action, target)
     loss = weighted_mean(head.loss(output, rows.action, target), rows.weight)
     return loss, LossInfo(td_errors, q_values, priorities)
 
 
-def _settled(answer: Backup, goes_on: Array, counts: Array) -> Backup:
-    """Returns the answer as a constant, finite where the next state or the row does not count."""
+def _rows_of(x: Array, rows: int) -> Array:
+    """Returns an output, float32 if it is less, that has these rows."""
+    if jnp.shape(x)[:1] != (rows,):
+        raise ValueError(f"the network's output has shape {jnp.shape(x)}; it needs {rows} rows, as action")
+    return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+
+
+def _settled(answer: Backup, shape: tuple[int, ...], goes_on: Array, counts: Array) -> Backup:
+    """Returns the answer to values of this shape, a constant, finite where the next state or the row does not count."""
+    if len(shape) != 2:
+        raise ValueError(f"the head's values have shape {shape}; they need [N, A]")
+    for name, needed in (("policy", shape), ("shift", shape), ("bonus", shape[:1])):
+        x = getattr(answer, name)
+        if x is not None and jnp.shape(x) != needed:
+            raise ValueError(f"the backup's {name} has shape {jnp.shape(x)}; it needs {needed}")
     answer = jax.lax.stop_gradient(answer)
-    anything = jnp.zeros_like(answer.policy).at[:, 0].set(1)
-    policy = jnp.where(goes_on[:, None], answer.policy, anything)
+    first = jnp.arange(shape[1])[None] == 0
+    policy = jnp.where(goes_on[:, None], answer.policy, first.astype(answer.policy.dtype))
     return Backup(policy, where_rows(goes_on, answer.shift), where_rows(counts, answer.bonus))

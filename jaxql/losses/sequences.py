@@ -12,14 +12,14 @@ import optax
 
 from jaxql import bellman
 from jaxql.bellman import SIGNED_HYPERBOLIC_PAIR
-from jaxql.losses.batch import weighted_mean
+from jaxql.losses.batch import weighted_mean, where_counted, where_rows
 from jaxql.losses.q_loss import LossInfo
 from jaxql.replay.sequences import reset_memory
 from jaxql.types import Array, Sequence
 
 
 def unroll(apply: Callable, params: Any, obs: Any, memory: Any, valid: Array) -> tuple[Any, Any]:
-    """Returns (outputs [N, T, ...], memory [N, ...] afterwards) of a network that sees observations [N, T, ...] in turn.
+    """Returns (outputs [N, T, ...], memory [N, ...] afterwards) of a network that sees obs [N, T, ...] in turn.
 
     It has `memory` [N, ...] before the first, and starts anew after a row of `valid` [N, T] that is not.
 
@@ -47,17 +47,18 @@ def r2d2_loss(
     apply: Callable,
     *,
     burn_in: int = 0,
-    penalty: Callable = optax.l2_loss,
+    penalty: Callable[[Array], Array] = optax.l2_loss,
     tx_pair: bellman.TxPair = SIGNED_HYPERBOLIC_PAIR,
 ) -> tuple[Array, LossInfo]:
-    """The R2D2 loss: weighted mean of penalty(h(R_t + discount_t * h^-1(Q'(s_{t+m}, a*))) - Q(s_t, a_t)) over rows.
+    """Returns the R2D2 loss: the mean of penalty(h(R_t + discount_t * h^-1(Q'(s_{t+m}, a*))) - Q(s_t, a_t)) over rows.
 
     a* = argmax_a Q(s_{t+m}, a), R_t is the reward of the m <= n steps, h rescales values. Both networks start from the
     stored memory and see `burn_in` observations, which are neither learned from nor differentiated.
 
     Args:
       params, target_params: the online and the target network's.
-      sequences: N of them, of L rows; those of weight 0, and rows that are not valid, do not count.
+      sequences: N of them, of L rows. Those of weight 0 do not count, whatever they hold, nor do rows that are not
+        valid, whose observations are finite.
       apply: (params, obs, memory) -> (q [N, A], memory), as in `Network`; illegal actions may be -inf.
       burn_in: rows before those that are learned from, less than L.
       penalty: of one TD error.
@@ -69,6 +70,10 @@ def r2d2_loss(
 
     Source: Kapturowski et al. (2019), sections 2.3 and 3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX
     """
+    counts = sequences.weight != 0
+    sequences = sequences._replace(
+        obs=where_counted(counts, sequences.obs), memory=where_rows(counts, sequences.memory)
+    )
     early, late = (
         jax.tree.map(lambda x, part=part: x[:, part], sequences._replace(memory=(), weight=(), index=()))
         for part in (slice(0, burn_in), slice(burn_in, None))
@@ -100,7 +105,7 @@ def r2d2_loss(
 
 
 def sequence_priority(td_errors: Array, valid: Array, eta: float = 0.9) -> Array:
-    """Returns the error [N] for which a sequence is prioritised: eta max|e| + (1 - eta) mean|e| over its valid rows [N, T].
+    """Returns the priority [N] of sequences: eta max|e| + (1 - eta) mean|e| over the errors of valid rows [N, T].
 
     Source: Kapturowski et al. (2019), section 2.3, https://openreview.net/pdf?id=r1lyTjAqYX
 

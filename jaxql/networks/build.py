@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxql.networks.masks import observation_of
 from jaxql.networks.q_network import QNetwork, from_flax
 from jaxql.networks.recurrent import RecurrentQNetwork, recurrent_from_flax
-from jaxql.types import EnvSpec, Network
+from jaxql.types import Array, EnvSpec, Network
 
 CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width of the hidden layer
     # Mnih et al. (2015), https://doi.org/10.1038/nature14236
@@ -31,7 +31,7 @@ def is_image(spec: EnvSpec) -> bool:
 
 
 def accepts(name: str, spec: EnvSpec) -> bool:
-    """Returns whether the network called `name` can read these observations: its convolutions must not outgrow an image.
+    """Returns whether the network `name` can read these observations: its convolutions must not outgrow an image.
 
     >>> minatar = EnvSpec(jax.ShapeDtypeStruct((1, 10, 10, 4), bool), num_actions=3, num_envs=1)
     >>> accepts("nature-cnn", minatar), accepts("minatar-cnn", minatar)
@@ -46,21 +46,22 @@ def accepts(name: str, spec: EnvSpec) -> bool:
 
 
 def default_network(spec: EnvSpec) -> str:
-    """Returns the name of the first network that accepts: nature-cnn for images, minatar-cnn for small ones, else mlp."""
+    """Returns the first network that accepts: nature-cnn for images, minatar-cnn for small ones, else mlp."""
     return next(name for name in ("nature-cnn", "minatar-cnn", "mlp") if accepts(name, spec))
 
 
 def make_network(
-    name: str, spec: EnvSpec, hidden: Sequence[int] = (64, 64), *, width: int = 1, dense_width: int = 0, **variant
+    name: str, spec: EnvSpec, hidden: Sequence[int] = (64, 64), *, width: int = 1, dense_width: int = 0, **variant: Any
 ) -> Network:
     """Returns the network called `name` ("mlp", "impala-cnn" or one of `CONVOLUTIONAL`) for these envs.
 
     Args:
+      spec: the envs' observations and number of actions.
       hidden: widths of the MLP's hidden layers.
       width: multiplies the channels of convolutions.
       dense_width: of the hidden layer behind convolutions; 0 for its own.
-      **variant: `outputs`, `fractions`, `proposes`, `dueling`, `noisy`, `layer_norm`, `convolution`, `bfloat16` of `QNetwork`; with
-        `core` and `core_width` it is a `RecurrentQNetwork`.
+      **variant: `outputs`, `fractions`, `proposes`, `dueling`, `noisy`, `layer_norm`, `convolution`, `bfloat16` of
+        `QNetwork`; with `core` and `core_width` it is a `RecurrentQNetwork`.
     """
     wrapped, module = (recurrent_from_flax, RecurrentQNetwork) if "core" in variant else (from_flax, QNetwork)
     if name == "mlp":
@@ -73,7 +74,7 @@ def make_network(
     return wrapped(module(spec.num_actions, (dense_width or own,), channels_first=spec.stack > 1, **layers, **variant))
 
 
-def shrink_and_perturb(params: Any, fresh: Any, keep: Any) -> Any:
+def shrink_and_perturb(params: Any, fresh: Any, keep: Array | float) -> Any:
     """Returns `fresh` parameters of a network; those of a `QNetwork`'s convolutions keep * params + (1 - keep) * fresh.
 
     The layer norms of convolutions are theirs. Other networks have no convolutions.

@@ -36,7 +36,7 @@ class Conv(nn.Module):
     kernel_init: Callable = nn.initializers.he_normal()
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         shape = self.size, self.size, x.shape[-1], self.features
         kernel = self.param("kernel", self.kernel_init, shape, jnp.result_type(float))
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.result_type(float))
@@ -57,7 +57,7 @@ class Impala(nn.Module):
     bfloat16: bool = False
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         for channels in self.stages:
             # Half the variance of other layers, for every block adds to what it is given.
             init = nn.initializers.lecun_normal()
@@ -80,7 +80,7 @@ class NoisyDense(nn.Module):
     sigma: float = 0.5
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Array) -> Array:
         width, dtype = x.shape[-1], jnp.result_type(float)
         spread, sigma = width**-0.5, nn.initializers.constant(self.sigma * width**-0.5)
 

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxql.types import Network
+from jaxql.types import Array, Network
 
 
 def observation_of(obs: Any) -> Any:
@@ -22,10 +22,10 @@ def with_action_mask(network: Network) -> Network:
     [[  1. -inf]]
     """
 
-    def init(key, obs):
+    def init(key: Array, obs: Any) -> Any:
         return network.init(key, observation_of(obs))
 
-    def apply(params, obs, memory=(), key=None):
+    def apply(params: Any, obs: Any, memory: Any = (), key: Array | None = None) -> tuple[Any, Any]:
         output, memory = network.apply(params, observation_of(obs), memory, key)
         if isinstance(obs, dict) and "action_mask" in obs:
             mask = obs["action_mask"].astype(bool)
@@ -36,6 +36,6 @@ def with_action_mask(network: Network) -> Network:
     return Network(init=init, apply=apply)
 
 
-def _blocked(x, mask):
+def _blocked(x: Array, mask: Array) -> Array:
     """Returns x [N, A, ...] with -inf for illegal actions."""
     return jnp.where(mask.reshape(mask.shape + (1,) * (x.ndim - 2)), x, -jnp.inf)

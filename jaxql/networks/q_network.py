@@ -1,6 +1,7 @@
 """The Q-network: convolutions, hidden layers, and the outputs that a head needs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxql import distributional
 from jaxql.networks.layers import Conv, Dense, Impala, NoisyDense, Values, activated
-from jaxql.types import FullQuantiles, Network
+from jaxql.types import Array, FullQuantiles, Network
 
 # Keeps proposed fractions nearly even at first, and makes an optimiser move them slowly: FQF's own rate for them is
 # far below that of the rest.
@@ -21,7 +22,7 @@ def from_flax(module: nn.Module) -> Network:
     A key given to `apply` feeds the random stream "draws" of the module; without one it draws nothing.
     """
 
-    def apply(params, obs, memory=(), key=None):
+    def apply(params: Any, obs: Any, memory: Any = (), key: Array | None = None) -> tuple[Any, Any]:
         return module.apply(params, obs, rngs=None if key is None else {"draws": key}), memory
 
     return Network(init=module.init, apply=apply)
@@ -29,6 +30,8 @@ def from_flax(module: nn.Module) -> Network:
 
 class QNetwork(nn.Module):
     """Convolutions, hidden layers with ReLUs, and the outputs of a head: [N, A], or [N, A, outputs].
+
+    With `fractions` the output is (quantiles [N, A, K], fractions [N, K]), with `proposes` too it is `FullQuantiles`.
 
     Observations are flattened, or one-hot where they are indices; bytes are scaled from 0 .. 255 to 0 .. 1. All but
     the last hidden layer are the trunk; that and the output layer make a stream, of which a dueling network has two.
@@ -54,43 +57,58 @@ class QNetwork(nn.Module):
     bfloat16: bool = False  # convolutions multiply in it; see `Conv`
 
     @nn.compact
-    def __call__(self, obs):
+    def __call__(self, obs: Any) -> Any:
         return self.head(self.trunk(obs))
 
-    def trunk(self, obs):
+    def trunk(self, obs: Any) -> Array:
         """Returns the features [N, F] that the streams read."""
         x = self.features(obs)
         for width in self.hidden[:-1]:
             x = activated(Dense(width, param_dtype=x.dtype)(x), self.layer_norm)
         return x
 
-    def head(self, x):
-        """Returns the streams' output for the trunk's features."""
+    def head(self, x: Array) -> Any:
+        """Returns the streams' output for the trunk's features [N, F]."""
         if not self.fractions:
-            return self.streams(x)
+            return self.streams()(x)
+        quantiles = self.quantiles(x)
         if not self.proposes:
             taus = self.taus(len(x), x.dtype)
-            return jnp.swapaxes(self.streams(self.at(x, taus)), 1, 2), taus
-        # One call of the streams, for parameters are made once: K midpoints, then K - 1 inner edges.
+            return quantiles(taus), taus
         logits = PROPOSAL_SCALE * Dense(self.fractions, param_dtype=x.dtype)(jax.lax.stop_gradient(x))
         edges, middles = distributional.fractions(logits)
-        taus = jax.lax.stop_gradient(jnp.concatenate([middles, edges[:, 1:-1]], axis=-1))
-        y = jnp.swapaxes(self.streams(self.at(x, taus)), 1, 2)
-        return FullQuantiles(y[..., : self.fractions], edges, y[..., self.fractions :])
+        inner, middles = jax.lax.stop_gradient((edges[:, 1:-1], middles))
+        if self.noisy:  # one call, for each draws its own noise
+            y = quantiles(jnp.concatenate([middles, inner], axis=-1))
+            return FullQuantiles(y[..., : self.fractions], edges, y[..., self.fractions :])
+        return FullQuantiles(
+            quantiles(middles), edges, quantiles(inner)
+        )  # at the edges it costs nothing where not read
 
-    def at(self, x, taus):
-        """Returns the features [N, K, F] of quantiles at the fractions [N, K]."""
-        waves = jnp.cos(jnp.pi * jnp.arange(64)[None, None] * taus[..., None])  # [N, K, 64]
-        return x[:, None] * nn.relu(Dense(x.shape[-1], param_dtype=x.dtype)(waves))
+    def quantiles(self, x: Array) -> Callable[[Array], Array]:
+        """Returns the quantile function of features [N, F]: fractions [N, K] -> [N, A, K]."""
+        embed, streams = Dense(x.shape[-1], param_dtype=x.dtype), self.streams()
 
-    def streams(self, x):
-        """Returns [..., A] or [..., A, outputs] for features [..., F]."""
-        y = self.stream(x, self.num_actions)
-        if self.dueling:
-            y = y - jnp.mean(y, axis=x.ndim - 1, keepdims=True) + self.stream(x, 1)
-        return y
+        def at(taus: Array) -> Array:
+            waves = jnp.cos(jnp.pi * jnp.arange(64, dtype=taus.dtype)[None, None] * taus[..., None])  # [N, K, 64]
+            return jnp.swapaxes(streams(x[:, None] * nn.relu(embed(waves))), 1, 2)
 
-    def features(self, obs):
+        return at
+
+    def streams(self) -> Callable[[Array], Array]:
+        """Returns the function of features [..., F] -> [..., A] or [..., A, outputs]; its parameters are made here."""
+        advantage = self.stream(self.num_actions)
+        if not self.dueling:
+            return advantage
+        value = self.stream(1)
+
+        def both(x: Array) -> Array:
+            y = advantage(x)
+            return y - jnp.mean(y, axis=x.ndim - 1, keepdims=True) + value(x)
+
+        return both
+
+    def features(self, obs: Array) -> Array:
         """Returns the flat inputs [N, F] of the hidden layers."""
         dtype = jnp.result_type(float)
         if self.num_states is not None:
@@ -105,18 +123,24 @@ class QNetwork(nn.Module):
             x = Impala(self.stages, self.convolution, self.layer_norm, self.bfloat16)(x)
         return x.reshape(len(x), -1)
 
-    def stream(self, x, rows: int):
-        """Returns the last hidden layer's output [..., rows], or [..., rows, outputs]."""
-        for width in self.hidden[-1:]:
-            x = activated(self.dense(width)(x), self.layer_norm)
-        values = self.dense if self.noisy else Values
-        y = values(rows * (self.outputs or 1), **({} if self.noisy else {"param_dtype": x.dtype}))(x)
-        return y if self.outputs is None else y.reshape(*y.shape[:-1], rows, self.outputs)
+    def stream(self, rows: int) -> Callable[[Array], Array]:
+        """Returns the last two layers: features [..., F] -> [..., rows] or [..., rows, outputs]."""
+        dtype, width = jnp.result_type(float), rows * (self.outputs or 1)
+        layers: list[Callable[[Array], Array]] = []
+        for hidden in self.hidden[-1:]:
+            layers.append(NoisyDense(hidden) if self.noisy else Dense(hidden, param_dtype=dtype))
+            layers.extend([nn.LayerNorm(param_dtype=dtype)] if self.layer_norm else [])
+            layers.append(nn.relu)
+        layers.append(NoisyDense(width) if self.noisy else Values(width, param_dtype=dtype))
 
-    def dense(self, width: int):
-        return NoisyDense(width) if self.noisy else Dense(width, param_dtype=jnp.result_type(float))
+        def apply(x: Array) -> Array:
+            for layer in layers:
+                x = layer(x)
+            return x if self.outputs is None else x.reshape(*x.shape[:-1], rows, self.outputs)
 
-    def taus(self, batch: int, dtype):
+        return apply
+
+    def taus(self, batch: int, dtype: Any) -> Array:
         """Returns fractions [N, K]: drawn, or without a stream "draws" the midpoints of K equal parts."""
         if self.has_rng("draws"):
             return jax.random.uniform(self.make_rng("draws"), (batch, self.fractions), dtype)

@@ -1,16 +1,18 @@
 """The Q-network with a memory."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 
 from jaxql.networks.q_network import QNetwork
-from jaxql.types import Network
+from jaxql.types import Array, Network
 
 
 def recurrent_from_flax(module: nn.Module) -> Network:
     """Returns the Network of a flax.linen module (observations [N, ...], memory) -> (action values [N, A], memory)."""
 
-    def apply(params, obs, memory=(), key=None):
+    def apply(params: Any, obs: Any, memory: Any = (), key: Array | None = None) -> tuple[Any, Any]:
         return module.apply(params, obs, memory, rngs=None if key is None else {"draws": key})
 
     return Network(init=module.init, apply=apply)
@@ -28,7 +30,7 @@ class RecurrentQNetwork(QNetwork):
     core_width: int = 128
 
     @nn.compact
-    def __call__(self, obs, memory=()):
+    def __call__(self, obs: Any, memory: Any = ()) -> tuple[Any, Any]:
         x = self.trunk(obs)
         make = {"lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[self.core]
         cell = make(self.core_width, param_dtype=x.dtype)

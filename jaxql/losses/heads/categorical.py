@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql import distributional
-from jaxql.bellman.core import product
 from jaxql.losses.backups import with_bonus
 from jaxql.losses.batch import of_action
 from jaxql.types import Array, Backup, Head
@@ -21,7 +20,7 @@ def categorical(
     atoms: Array | None = None,
     measure: Callable[[Array, Array], Array] | None = None,
 ) -> Head:
-    """The head of logits [N, A, M] of M returns; its loss is the cross-entropy to the projected target.
+    """Returns the head of logits [N, A, M] of M returns; its loss is the cross-entropy to the projected target.
 
     The target is the mixture over next actions of reward + bonus + discount * (Z' + shift), projected onto the atoms.
     Its priorities are the divergences KL(target || Z(obs, action)), as in Rainbow.
@@ -49,15 +48,16 @@ def categorical(
         return jnp.where(illegal, -jnp.inf, measure(support, distributional.probabilities(logits)))
 
     def target(logits_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
-        probs, z = distributional.probabilities(logits_next), jnp.asarray(support)
-        reward = with_bonus(reward, backup)
-        if backup.shift is None:  # all actions share their returns: one projection of the mixture
-            mixture = jnp.sum(product(backup.policy[..., None], probs), axis=1)
-            return distributional.categorical_l2_project(reward[:, None] + discount[:, None] * z, mixture, z)
-        shift = jnp.where(backup.policy == 0, 0, backup.shift)
-        returns = reward[:, None, None] + discount[:, None, None] * (z + shift[..., None])
-        projected = distributional.categorical_l2_project(returns, probs, z)
-        return jnp.sum(product(backup.policy[..., None], projected), axis=1)
+        probs = backup.policy[..., None] * distributional.probabilities(logits_next)  # [N, A, M]
+        values = jnp.asarray(support)[None]  # [1, M]
+        if backup.shift is None:  # all actions share their values
+            probs = jnp.sum(probs, axis=1)
+        else:
+            shift = jnp.where(backup.policy == 0, 0, backup.shift)
+            values = (values[None] + shift[..., None]).reshape(len(shift), -1)  # [N, A M]
+            probs = probs.reshape(values.shape)
+        returns = with_bonus(reward, backup)[:, None] + discount[:, None] * values
+        return distributional.categorical_l2_project(returns, probs, support)
 
     def loss(logits: Array, action: Array, target: Array) -> Array:
         return distributional.cross_entropy(of_action(logits, action), target)

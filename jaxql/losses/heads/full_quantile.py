@@ -5,12 +5,12 @@ import jax.numpy as jnp
 
 from jaxql import distributional
 from jaxql.losses.batch import of_action
-from jaxql.losses.heads.quantile import Measure, target_quantiles
+from jaxql.losses.heads.quantile import Measure, measured, target_quantiles
 from jaxql.types import Array, Backup, FullQuantiles, Head
 
 
 def full_quantile(num_fractions: int = 32, *, kappa: float = 1.0, measure: Measure = distributional.mean) -> Head:
-    """The head of `FullQuantiles`; its loss is the quantile Huber loss plus the loss of the proposed fractions.
+    """Returns the head of `FullQuantiles`; its loss is the quantile Huber loss plus the loss of the proposed fractions.
 
     The two do not meet: no gradient of the former reaches the fractions, none of the latter the quantiles.
 
@@ -40,7 +40,7 @@ def full_quantile(num_fractions: int = 32, *, kappa: float = 1.0, measure: Measu
 
     return Head(
         outputs=None,
-        q_values=lambda output: measure(output.values, probabilities(output)),
+        q_values=lambda output: measured(measure, output.values, probabilities(output)),
         target=target,
         loss=loss,
         mean=mean,

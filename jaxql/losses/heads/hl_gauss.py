@@ -15,7 +15,7 @@ def hl_gauss(
     edges: Array | None = None,
     sigma: float | None = None,
 ) -> Head:
-    """The head of logits [N, A, M] of bins; its loss is the cross-entropy to hl_gauss(target).
+    """Returns the head of logits [N, A, M] of bins; its loss is the cross-entropy to hl_gauss(target).
 
     Args:
       v_min, v_max: the ends of evenly wide bins.
@@ -25,6 +25,7 @@ def hl_gauss(
 
     Source: Farebrother et al. (2024), equations 3.1 and 3.3, https://arxiv.org/abs/2403.03950
 
+    >>> import jax.numpy as jnp
     >>> print(hl_gauss(-1.0, 1.0, 2).q_values(jnp.zeros((1, 1, 2))))
     [[0.]]
     """
@@ -45,6 +46,7 @@ def classification_loss(logits: Array, action: Array, target: Array) -> Array:
 
     Source: Farebrother et al. (2024), equation 3.1, https://arxiv.org/abs/2403.03950
 
+    >>> import jax.numpy as jnp
     >>> print(classification_loss(jnp.zeros((1, 1, 2)), jnp.array([0]), jnp.array([[0.5, 0.5]])))
     [0.6931472]
     """

@@ -3,12 +3,12 @@
 from jaxql import distributional
 from jaxql.distributional import Quantiles
 from jaxql.losses.batch import of_action
-from jaxql.losses.heads.quantile import Measure, target_quantiles
+from jaxql.losses.heads.quantile import Measure, measured, target_quantiles
 from jaxql.types import Array, Backup, Head
 
 
 def implicit_quantile(num_fractions: int = 32, *, kappa: float = 1.0, measure: Measure = distributional.mean) -> Head:
-    """The head of (quantiles [N, A, K], fractions [N, K]); its loss is the quantile Huber loss.
+    """Returns the head of (quantiles [N, A, K], fractions [N, K]); its loss is the quantile Huber loss.
 
     With a key the network is asked thrice: at obs, for the target, and to choose the next action.
 
@@ -34,7 +34,7 @@ def implicit_quantile(num_fractions: int = 32, *, kappa: float = 1.0, measure: M
 
     return Head(
         outputs=None,
-        q_values=lambda output: measure(output[0], None),
+        q_values=lambda output: measured(measure, output[0]),
         target=target,
         loss=loss,
         mean=lambda output: distributional.mean(output[0]),

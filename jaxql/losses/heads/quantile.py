@@ -14,7 +14,7 @@ Measure = Callable[..., Array]
 
 
 def quantile(num_quantiles: int = 51, *, kappa: float = 1.0, measure: Measure = distributional.mean) -> Head:
-    """The head of quantiles [N, A, M] at the midpoints of M equal parts; its loss is the quantile Huber loss.
+    """Returns the head of quantiles [N, A, M] at the midpoints of M equal parts; its loss is the quantile Huber loss.
 
     The target quantiles are reward + bonus + discount * sum_b policy(b) (quantiles'(b) + shift(b)).
 
@@ -39,12 +39,27 @@ def quantile(num_quantiles: int = 51, *, kappa: float = 1.0, measure: Measure = 
         return distributional.quantile_huber(of_action(quantiles, action), taus, target, kappa=kappa)
 
     return Head(
-        outputs=num_quantiles, q_values=lambda q: measure(q, None), target=target, loss=loss, mean=distributional.mean
+        outputs=num_quantiles,
+        q_values=lambda quantiles: measured(measure, quantiles),
+        target=target,
+        loss=loss,
+        mean=distributional.mean,
     )
 
 
+def measured(measure: Measure, quantiles: Array, probs: Array | None = None) -> Array:
+    """Returns the measure [N, A] of quantiles [N, A, M], and -inf for illegal actions, whose quantiles all are.
+
+    >>> quantiles = jnp.array([[[0.0, 2.0], [-jnp.inf, -jnp.inf]]])
+    >>> print(measured(distributional.variance, quantiles))
+    [[  1. -inf]]
+    """
+    illegal = jnp.all(quantiles == -jnp.inf, axis=-1)
+    return jnp.where(illegal, -jnp.inf, measure(jnp.where(illegal[..., None], 0, quantiles), probs))
+
+
 def target_quantiles(quantiles_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
-    """Returns the target quantiles [N, M] of reward + bonus + discount * sum_b policy(b) (quantiles_next(b) + shift(b)).
+    """Returns the quantiles [N, M] of reward + bonus + discount * sum_b policy(b) (quantiles_next(b) + shift(b)).
 
     Args:
       quantiles_next: [N, A, M] at next_obs.

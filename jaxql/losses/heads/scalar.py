@@ -10,7 +10,7 @@ from jaxql.types import Array, Head
 
 
 def scalar(penalty: Callable[[Array], Array] = optax.huber_loss) -> Head:
-    """The head of action values [N, A]; its loss is penalty(target - Q(obs, action)).
+    """Returns the head of action values [N, A]; its loss is penalty(target - Q(obs, action)).
 
     Args:
       penalty: of one TD error: `optax.huber_loss`, or `optax.l2_loss` for 0.5 * error**2.

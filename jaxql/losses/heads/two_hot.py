@@ -8,7 +8,7 @@ from jaxql.types import Array, Backup, Head
 
 
 def two_hot(v_min: float = -10.0, v_max: float = 10.0, num_atoms: int = 51, *, atoms: Array | None = None) -> Head:
-    """The head of logits [N, A, M] of atoms; its loss is the cross-entropy to two_hot(target).
+    """Returns the head of logits [N, A, M] of atoms; its loss is the cross-entropy to two_hot(target).
 
     Args:
       v_min, v_max: the least and the greatest of evenly spaced atoms.
