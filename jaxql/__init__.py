@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         recurrent as recurrent,
         replay as replay,
         tabular as tabular,
-        truth as truth,
         types as types,
     )
     from jaxql.agents import REGISTRY as REGISTRY, Entry as Entry
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "": "agents bellman conformance distributional envs explore loop losses mesh networks planning recurrent replay"
-    " tabular truth types",
+    " tabular types",
     ".agents": "REGISTRY Entry",
     ".errors": "UserError",
     ".lab.runs": "Run open_run",

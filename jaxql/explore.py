@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
-def epsilon_greedy(key, q, epsilon) -> Array:
+def epsilon_greedy(key: Array, q: Array, epsilon: Scalar) -> Array:
     """Actions [..., ] int32: with probability epsilon any legal one, else one of the best, ties broken at random.
 
     Each row has its own coin, and at epsilon 0 none of them ever explores.
@@ -30,7 +31,7 @@ def epsilon_greedy(key, q, epsilon) -> Array:
     return jnp.sum(place <= winner[..., None], axis=-1, dtype=jnp.int32)
 
 
-def linear_epsilon(env_steps, final, exploration_steps) -> Array:
+def linear_epsilon(env_steps: ArrayLike, final: Scalar, exploration_steps: ArrayLike) -> Array:
     """Epsilon after so many env steps: from 1 at step 0 linearly to `final` at `exploration_steps`, then constant.
 
     Every argument may be traced, so that agents with different schedules can share one program.

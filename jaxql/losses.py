@@ -22,9 +22,8 @@ import numpy as np
 import optax
 
 from jaxql import bellman, distributional
-from jaxql.bellman.core import batched, bootstrap, checking, product, taken
+from jaxql.bellman.core import batched, checking, safe_multiply, select_action, select_action_row, td_target
 from jaxql.distributional import Quantiles
-from jaxql.distributional.categorical import row
 from jaxql.types import Array, Transition
 
 Result = tuple[Array, tuple[Array, Array]]
@@ -59,7 +58,7 @@ def weighted_mean(x, weight) -> Array:
 @batched("AM", "")
 def _taken(outputs, action):
     """What a head [..., A, M] says of the action taken: [..., M]."""
-    return row(outputs, action)
+    return select_action_row(outputs, action)
 
 
 def _rows(transitions) -> Transition:
@@ -154,7 +153,7 @@ def dqn_loss(
 
 def _scalar_result(q, td_errors, transitions, penalty) -> Result:
     """The loss of TD errors, and what is reported beside it."""
-    q_values = taken(q, transitions.action)
+    q_values = select_action(q, transitions.action)
     losses = penalty(_counted(td_errors, transitions.weight))
     return weighted_mean(losses, transitions.weight), (td_errors, q_values)
 
@@ -392,8 +391,8 @@ def _munchausen_target(quantiles_t, q_t, q_tm1, a_tm1, r_t, discount_t, *, tempe
     log_policy, log_policy_t = (temperature * jax.nn.log_softmax(q / temperature) for q in (q_tm1, q_t))
     policy_t = jnp.exp(log_policy_t / temperature)
     reward = r_t + alpha * jnp.clip(log_policy[a_tm1], floor, 0)
-    v_t = jnp.sum(product(policy_t[:, None], quantiles_t - log_policy_t[:, None]), axis=0)
-    return jax.lax.stop_gradient(bootstrap(reward, discount_t, v_t))
+    v_t = jnp.sum(safe_multiply(policy_t[:, None], quantiles_t - log_policy_t[:, None]), axis=0)
+    return jax.lax.stop_gradient(td_target(reward, discount_t, v_t))
 
 
 def _as_quantiles(output) -> Quantiles:

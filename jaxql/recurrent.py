@@ -49,7 +49,7 @@ def sequence(rows: Step, t, env, weight, gamma, length: int, stack: int, *, n: i
         action=window.action,
         reward=steps.reward,
         discount=steps.discount,
-        bootstrap=steps.bootstrap,
+        bootstrap_index=steps.bootstrap_index,
         valid=window.valid,
         memory=remembered(rows, t, env),
         weight=weight,
@@ -118,7 +118,7 @@ def r2d2_loss(
         return unroll(apply, params, late.obs, jax.lax.stop_gradient(memory), valid)[0]
 
     def following(q):
-        return jnp.take_along_axis(q, late.bootstrap[..., None] - burn_in, axis=1)
+        return jnp.take_along_axis(q, late.bootstrap_index[..., None] - burn_in, axis=1)
 
     q = values(params)
     td_errors = bellman.transformed_n_step_q_learning(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 
 Array = jax.Array
+Scalar = jax.Array | float  # one number, which may be traced
 
 
 class Step(NamedTuple):
@@ -43,7 +44,7 @@ class Sequence(NamedTuple):
     action: Array  # [N, L]
     reward: Array  # [N, L] discounted sum over the m <= n steps taken
     discount: Array  # [N, L] gamma**m, or 0 past a termination
-    bootstrap: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
+    bootstrap_index: Array  # [N, L] int32 in 0 .. L, index of the observation m steps later
     valid: Array  # [N, L] a row that is not does not count, and memory restarts after it
     memory: Any  # [N, ...] before the first observation
     weight: Array  # [N] importance of the sequence in the loss; 0 where nothing valid could be drawn

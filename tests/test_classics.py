@@ -192,7 +192,7 @@ def n_step_error(rows, rates, n):
 
     def one(s, reward, over, s2, valid, rate):
         w = n_step_windows(reward, over, jnp.zeros_like(over), valid, n, 1.0)
-        arrive = jnp.append(s, s2[-1])[w.bootstrap]
+        arrive = jnp.append(s, s2[-1])[w.bootstrap_index]
 
         def tick(q, t):
             row = (x[t][None] for x in (s, jnp.zeros_like(s), w.reward, w.discount, arrive, w.valid))

@@ -73,7 +73,7 @@ def test_the_empirical_model_is_made_of_frequencies_and_mean_rewards(seed):
     batch = rows(seed)
     counts, slow = count(empty_counts(S, A), *batch), slow_count([batch])
     mdp = jax.jit(empirical_mdp)(counts)
-    planning.check(mdp)
+    planning.check_mdp(mdp)
     values = np.random.default_rng(seed).normal(size=S)
     found = jax.jit(planning.action_values)(mdp, jnp.asarray(values, mdp.reward.dtype), 0.9)
     for s, a in np.ndindex(S, A):

@@ -2,33 +2,45 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, check_steps, either, product, promoted, stopped, taken
-from jaxql.types import Array
+from jaxql.bellman.core import (
+    batched,
+    check_steps,
+    maybe_stop_gradient,
+    promoted,
+    safe_multiply,
+    select_action,
+    static_where,
+    td_target,
+)
+from jaxql.types import Array, Scalar
 
 # Steps of the recursions, from the last row to the first; outside of the equations, so that eager calls compile once.
 
 
 def _lambda_return(g, row):
     r, discount, v, trace = row
-    g = bootstrap(r, discount, product(1 - trace, v) + product(trace, g))
+    g = td_target(r, discount, safe_multiply(1 - trace, v) + safe_multiply(trace, g))
     return g, g
 
 
 def _off_policy_return(g, row):
     q, v, r, discount, c = row
-    g = bootstrap(r, discount, v + product(c, g - q))
+    g = td_target(r, discount, v + safe_multiply(c, g - q))
     return g, g
 
 
 def _td_error(e, row):
     delta, discount, trace = row
-    e = bootstrap(delta, discount, product(trace, e))
+    e = td_target(delta, discount, safe_multiply(trace, e))
     return e, e
 
 
 @batched("T", "T", "T", "T?")
-def lambda_returns(r_t, discount_t, v_t, lambda_=1.0, stop_target_gradients=False) -> Array:
+def lambda_returns(
+    r_t: Array, discount_t: Array, v_t: Array, lambda_: ArrayLike = 1.0, stop_target_gradients: bool = False
+) -> Array:
     """Lambda-returns [..., T]: G_t = r_t + discount_t * ((1 - lambda_t) v_t + lambda_t G_{t+1}), with G_T = v_{T-1}.
 
     Args:
@@ -47,10 +59,12 @@ def lambda_returns(r_t, discount_t, v_t, lambda_=1.0, stop_target_gradients=Fals
     r_t, discount_t, v_t, lambda_ = promoted(r_t, discount_t, v_t, lambda_)
     rows = r_t, discount_t, v_t, jnp.broadcast_to(lambda_, r_t.shape)
     _, returns = jax.lax.scan(_lambda_return, v_t[-1], rows, reverse=True)
-    return stopped(returns, stop_target_gradients)
+    return maybe_stop_gradient(returns, stop_target_gradients)
 
 
-def discounted_returns(r_t, discount_t, v_t, stop_target_gradients=False) -> Array:
+def discounted_returns(
+    r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike, stop_target_gradients: bool = False
+) -> Array:
     """Discounted returns [..., T]: G_t = r_t + discount_t * G_{t+1}, bootstrapped with the last v_t.
 
     `v_t` is [..., T] (only its last entry counts), [...] or a number. Otherwise as `lambda_returns` with lambda 1.
@@ -68,7 +82,9 @@ def discounted_returns(r_t, discount_t, v_t, stop_target_gradients=False) -> Arr
 
 
 @batched("T", "T", "T", None, "T?")
-def n_step_bootstrapped_returns(r_t, discount_t, v_t, n, lambda_t=1.0, stop_target_gradients=False) -> Array:
+def n_step_bootstrapped_returns(
+    r_t: Array, discount_t: Array, v_t: Array, n: int, lambda_t: ArrayLike = 1.0, stop_target_gradients: bool = False
+) -> Array:
     """n-step returns [..., T]: G_t = r_t + discount_t * (r_{t+1} + ... discount_{t+n-1} * v_{t+n-1}).
 
     Near the end of the sequence the window shortens and bootstraps from the last v_t. With `lambda_t` below 1 each
@@ -101,13 +117,15 @@ def n_step_bootstrapped_returns(r_t, discount_t, v_t, n, lambda_t=1.0, stop_targ
     traces = window(jnp.broadcast_to(lambda_t, r_t.shape), 1)
     target = values[:, -1]
     for i in reversed(range(n)):
-        mixed = product(1 - traces[:, i], values[:, i]) + product(traces[:, i], target)
-        target = bootstrap(rewards[:, i], discounts[:, i], mixed)
-    return stopped(target, stop_target_gradients)
+        mixed = safe_multiply(1 - traces[:, i], values[:, i]) + safe_multiply(traces[:, i], target)
+        target = td_target(rewards[:, i], discounts[:, i], mixed)
+    return maybe_stop_gradient(target, stop_target_gradients)
 
 
 @batched("S", "T", "T", "T", "S")
-def general_off_policy_returns_from_q_and_v(q_t, v_t, r_t, discount_t, c_t, stop_target_gradients=False) -> Array:
+def general_off_policy_returns_from_q_and_v(
+    q_t: Array, v_t: Array, r_t: Array, discount_t: Array, c_t: Array, stop_target_gradients: bool = False
+) -> Array:
     """Off-policy returns [..., T]: G_t = r_t + discount_t * (v_t + c_t (G_{t+1} - q_t)).
 
     The last one is r_t + discount_t * v_t.
@@ -134,15 +152,15 @@ def general_off_policy_returns_from_q_and_v(q_t, v_t, r_t, discount_t, c_t, stop
             f"they need one step less than r_t"
         )
     q_t, v_t, r_t, discount_t, c_t = promoted(q_t, v_t, r_t, discount_t, c_t)
-    last = bootstrap(r_t[-1], discount_t[-1], v_t[-1])
+    last = td_target(r_t[-1], discount_t[-1], v_t[-1])
     rows = q_t, v_t[:-1], r_t[:-1], discount_t[:-1], c_t
     _, returns = jax.lax.scan(_off_policy_return, last, rows, reverse=True)
-    return stopped(jnp.append(returns, last), stop_target_gradients)
+    return maybe_stop_gradient(jnp.append(returns, last), stop_target_gradients)
 
 
 @batched("TA", "T", "T", "T", "T", "TA")
 def general_off_policy_returns_from_action_values(
-    q_t, a_t, r_t, discount_t, c_t, pi_t, stop_target_gradients=False
+    q_t: Array, a_t: Array, r_t: Array, discount_t: Array, c_t: Array, pi_t: Array, stop_target_gradients: bool = False
 ) -> Array:
     """Off-policy returns [..., T]: `general_off_policy_returns_from_q_and_v` with v_t = sum_a pi_t[a] q_t[a].
 
@@ -162,12 +180,19 @@ def general_off_policy_returns_from_action_values(
     ...           jnp.ones(2), jnp.full(2, 0.5), jnp.ones(2), jnp.full((2, 2), 0.5)))
     [2. 3.]
     """
-    q_a_t, v_t = taken(q_t, a_t), jnp.sum(product(pi_t, q_t), axis=-1)
+    q_a_t, v_t = select_action(q_t, a_t), jnp.sum(safe_multiply(pi_t, q_t), axis=-1)
     return general_off_policy_returns_from_q_and_v(q_a_t[:-1], v_t, r_t, discount_t, c_t[:-1], stop_target_gradients)
 
 
 @batched("T", "T", "T", "T?", "N")
-def importance_corrected_td_errors(r_t, discount_t, rho_tm1, lambda_, values, stop_target_gradients=False) -> Array:
+def importance_corrected_td_errors(
+    r_t: Array,
+    discount_t: Array,
+    rho_tm1: Array,
+    lambda_: ArrayLike,
+    values: Array,
+    stop_target_gradients: bool = False,
+) -> Array:
     """Off-policy TD errors [..., T]: rho_{t-1} e_t, with e_t = delta_t + discount_t lambda_t rho_t e_{t+1}.
 
     delta_t = r_t + discount_t * values_t - values_{t-1} is the one-step error.
@@ -194,15 +219,17 @@ def importance_corrected_td_errors(r_t, discount_t, rho_tm1, lambda_, values, st
         )
     r_t, discount_t, rho_tm1, lambda_, values = promoted(r_t, discount_t, rho_tm1, lambda_, values)
     v_tm1, v_t = values[:-1], values[1:]
-    deltas = bootstrap(r_t, discount_t, v_t) - v_tm1
+    deltas = td_target(r_t, discount_t, v_t) - v_tm1
     traces = lambda_ * jnp.append(rho_tm1[1:], jnp.ones_like(rho_tm1[:1]))
     _, errors = jax.lax.scan(_td_error, jnp.zeros_like(v_t[-1]), (deltas, discount_t, traces), reverse=True)
     errors = rho_tm1 * errors
-    return either(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
+    return static_where(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
 
 
 @batched("T", "T", "T", "T", "T?")
-def td_lambda(v_tm1, r_t, discount_t, v_t, lambda_, stop_target_gradients=True) -> Array:
+def td_lambda(
+    v_tm1: Array, r_t: Array, discount_t: Array, v_t: Array, lambda_: ArrayLike, stop_target_gradients: bool = True
+) -> Array:
     """TD errors [..., T] of state values towards their lambda-returns: G_t - v_tm1; see `lambda_returns`.
 
     Source: Sutton & Barto (2018), equations 12.4 and 12.18, http://incompleteideas.net/book/the-book-2nd.html
@@ -214,7 +241,16 @@ def td_lambda(v_tm1, r_t, discount_t, v_t, lambda_, stop_target_gradients=True) 
 
 
 @batched("TA", "T", "T", "T", "TA", "T", "T?")
-def sarsa_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, lambda_, stop_target_gradients=True) -> Array:
+def sarsa_lambda(
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    a_t: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of SARSA(lambda): the lambda-return of v_t = q_t[a_t], less q_tm1[a_tm1].
 
     Args:
@@ -235,12 +271,20 @@ def sarsa_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, lambda_, stop_target_g
     >>> print(sarsa_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, a, 0.0))
     [ 1. -1.]
     """
-    returns = lambda_returns(r_t, discount_t, taken(q_t, a_t), lambda_, stop_target_gradients)
-    return returns - taken(q_tm1, a_tm1)
+    returns = lambda_returns(r_t, discount_t, select_action(q_t, a_t), lambda_, stop_target_gradients)
+    return returns - select_action(q_tm1, a_tm1)
 
 
 @batched("TA", "T", "T", "T", "TA", "T?")
-def q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=True) -> Array:
+def q_lambda(
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of Q(lambda): the lambda-return of v_t = max_a q_t[a], less q_tm1[a_tm1].
 
     With a number for `lambda_` this is Peng's Q(lambda), `peng_q_lambda`, whatever actions were taken. It is Watkins's
@@ -255,11 +299,19 @@ def q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=
     [2.5 1. ]
     """
     returns = lambda_returns(r_t, discount_t, jnp.max(q_t, axis=-1), lambda_, stop_target_gradients)
-    return returns - taken(q_tm1, a_tm1)
+    return returns - select_action(q_tm1, a_tm1)
 
 
 @batched("TA", "T", "T", "T", "TA", "")
-def peng_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=True) -> Array:
+def peng_q_lambda(
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of Peng's Q(lambda): `q_lambda` with one lambda throughout.
 
     The trace is never cut: rewards after an exploratory action count too. Nothing corrects for them, so that for
@@ -277,7 +329,16 @@ def peng_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradi
 
 
 @batched("TA", "T", "T", "T", "TA", "T", "T?")
-def watkins_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, lambda_, stop_target_gradients=True) -> Array:
+def watkins_q_lambda(
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    a_t: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of Watkins's Q(lambda): `q_lambda` whose trace is cut where a_t is not greedy in q_t.
 
     Rewards after an exploratory action do not count: the return bootstraps from max_a q_t[a] there. An action that
@@ -290,12 +351,22 @@ def watkins_q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, lambda_, stop_targ
     >>> print(watkins_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, a, 1.0))
     [1.5 1. ]
     """
-    greedy = taken(q_t, a_t) == jnp.max(q_t, axis=-1)
+    greedy = select_action(q_t, a_t) == jnp.max(q_t, axis=-1)
     return q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_ * greedy, stop_target_gradients)
 
 
 @batched("TA", "T", "T", "T", "TA", "T", "TA", "T?")
-def tree_backup(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, pi_t, lambda_=1.0, stop_target_gradients=True) -> Array:
+def tree_backup(
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    a_t: Array,
+    pi_t: Array,
+    lambda_: ArrayLike = 1.0,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of tree backup(lambda): the off-policy return with c_t = lambda pi_t[a_t], less q_tm1[a_tm1].
 
     Actions not taken count by their values q_t, the one taken by what followed it: no behaviour policy is needed.
@@ -309,19 +380,29 @@ def tree_backup(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, pi_t, lambda_=1.0, stop
     >>> print(tree_backup(q, a, jnp.ones(2), jnp.full(2, 0.5), q, a, jnp.full((2, 2), 0.5)))
     [1.875 0.5  ]
     """
-    c_t = lambda_ * taken(pi_t, a_t)
+    c_t = select_action(pi_t, a_t) * lambda_
     returns = general_off_policy_returns_from_action_values(q_t, a_t, r_t, discount_t, c_t, pi_t, stop_target_gradients)
-    return returns - taken(q_tm1, a_tm1)
+    return returns - select_action(q_tm1, a_tm1)
 
 
-def retrace_traces(pi_t, mu_t, a_t, lambda_, eps):
+def retrace_traces(pi_t: Array, mu_t: Array, a_t: ArrayLike, lambda_: ArrayLike, eps: Scalar) -> Array:
     """c_t [T] of Retrace: lambda min(1, pi / mu)."""
-    return lambda_ * jnp.minimum(1, taken(pi_t, a_t) / (mu_t + eps))
+    return jnp.minimum(1, select_action(pi_t, a_t) / (mu_t + eps)) * lambda_
 
 
 @batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?")
 def retrace(
-    q_tm1, q_t, a_tm1, a_t, r_t, discount_t, pi_t, mu_t, lambda_, eps=1e-8, stop_target_gradients=True
+    q_tm1: Array,
+    q_t: Array,
+    a_tm1: Array,
+    a_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    pi_t: Array,
+    mu_t: Array,
+    lambda_: ArrayLike,
+    eps: Scalar = 1e-8,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """TD errors [..., T] of Retrace(lambda): the off-policy return with c_t = lambda min(1, pi/mu), less q_tm1[a_tm1].
 
@@ -346,11 +427,20 @@ def retrace(
     """
     c_t = retrace_traces(pi_t, mu_t, a_t, lambda_, eps)
     returns = general_off_policy_returns_from_action_values(q_t, a_t, r_t, discount_t, c_t, pi_t, stop_target_gradients)
-    return returns - taken(q_tm1, a_tm1)
+    return returns - select_action(q_tm1, a_tm1)
 
 
 @batched("T", "S", "T", "T", "T", "S", "S?")
-def retrace_continuous(q_tm1, q_t, v_t, r_t, discount_t, log_rhos, lambda_, stop_target_gradients=True) -> Array:
+def retrace_continuous(
+    q_tm1: Array,
+    q_t: Array,
+    v_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    log_rhos: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD errors [..., T] of Retrace(lambda) for any kind of action, of which only values are known.
 
     Args:
@@ -370,6 +460,6 @@ def retrace_continuous(q_tm1, q_t, v_t, r_t, discount_t, log_rhos, lambda_, stop
     ...                          jnp.zeros(1), 1.0))
     [2. 3.]
     """
-    c_t = lambda_ * jnp.exp(jnp.minimum(0, log_rhos))
+    c_t = jnp.exp(jnp.minimum(0, log_rhos)) * lambda_
     returns = general_off_policy_returns_from_q_and_v(q_t, v_t, r_t, discount_t, c_t, stop_target_gradients)
     return returns - q_tm1

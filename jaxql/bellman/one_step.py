@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, product, stopped, taken
-from jaxql.types import Array
+from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action, td_target
+from jaxql.types import Array, Scalar
 
 
 @batched("", "", "", "")
-def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
+def td_learning(
+    v_tm1: ArrayLike, r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike, stop_target_gradients: bool = True
+) -> Array:
     """TD error [...] of a state value: r_t + discount_t * v_t - v_tm1; all arguments [...].
 
     Raises:
@@ -19,11 +22,18 @@ def td_learning(v_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Arra
     >>> print(td_learning(1.0, 2.0, 0.5, 4.0))
     3.0
     """
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - v_tm1
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - v_tm1
 
 
 @batched("A", "", "", "", "A")
-def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
+def q_learning(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] of Q-learning: r_t + discount_t * max_a q_t[a] - q_tm1[a_tm1].
 
     Args:
@@ -43,11 +53,21 @@ def q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -
     >>> print(q_learning(q_tm1, jnp.array([0, 1]), jnp.array([1, 1]), jnp.array([0.5, 0.0]), q_t))
     [ 3. -3.]
     """
-    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(td_target(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - select_action(
+        q_tm1, a_tm1
+    )
 
 
 @batched("A", "", "", "", "A", "A")
-def double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector, stop_target_gradients=True) -> Array:
+def double_q_learning(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t_value: Array,
+    q_t_selector: Array,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] of double Q-learning: r_t + discount_t * q_t_value[argmax_a q_t_selector[a]] - q_tm1[a_tm1].
 
     Shapes and errors as in `q_learning`; `q_t_selector` [..., A] (the online network) chooses the action that
@@ -59,12 +79,20 @@ def double_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_selector, st
     >>> print(double_q_learning(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), q))
     2.0
     """
-    v_t = taken(q_t_value, jnp.argmax(q_t_selector))
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    v_t = select_action(q_t_value, jnp.argmax(q_t_selector))
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "")
-def sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, stop_target_gradients=True) -> Array:
+def sarsa(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    a_t: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] of SARSA: r_t + discount_t * q_t[a_t] - q_tm1[a_tm1]; shapes and errors as in `q_learning`.
 
     Source: Sutton & Barto (2018), equation 6.7, http://incompleteideas.net/book/the-book-2nd.html
@@ -73,11 +101,21 @@ def sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, a_t, stop_target_gradients=True) -
     >>> print(sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), 1))
     2.0
     """
-    return stopped(bootstrap(r_t, discount_t, taken(q_t, a_t)), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(
+        td_target(r_t, discount_t, select_action(q_t, a_t)), stop_target_gradients
+    ) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A")
-def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gradients=True) -> Array:
+def expected_sarsa(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    probs_a_t: Array,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] of expected SARSA: r_t + discount_t * sum_a probs_a_t[a] q_t[a] - q_tm1[a_tm1].
 
     Shapes and errors as in `q_learning`; `probs_a_t` [..., A] is the target policy at t. An action of probability 0
@@ -89,12 +127,19 @@ def expected_sarsa(q_tm1, a_tm1, r_t, discount_t, q_t, probs_a_t, stop_target_gr
     >>> print(expected_sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), jnp.array([0.5, 0.5])))
     2.5
     """
-    v_t = jnp.sum(product(probs_a_t, q_t))
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    v_t = jnp.sum(safe_multiply(probs_a_t, q_t))
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "")
-def qv_learning(q_tm1, a_tm1, r_t, discount_t, v_t, stop_target_gradients=True) -> Array:
+def qv_learning(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    v_t: ArrayLike,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] of QV-learning: r_t + discount_t * v_t - q_tm1[a_tm1]; v_t [...] is learned by `td_learning`.
 
     Shapes and errors otherwise as in `q_learning`.
@@ -106,11 +151,13 @@ def qv_learning(q_tm1, a_tm1, r_t, discount_t, v_t, stop_target_gradients=True) 
     >>> print(qv_learning(jnp.array([0.0, 1.0]), 1, 1.0, 0.5, 4.0))
     2.0
     """
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("", "", "", "A")
-def qv_max(v_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
+def qv_max(
+    v_tm1: ArrayLike, r_t: ArrayLike, discount_t: ArrayLike, q_t: Array, stop_target_gradients: bool = True
+) -> Array:
     """TD error [...] of a state value towards the greedy one: r_t + discount_t * max_a q_t[a] - v_tm1.
 
     `v_tm1` [...]; shapes and errors otherwise as in `q_learning`.
@@ -122,11 +169,19 @@ def qv_max(v_tm1, r_t, discount_t, q_t, stop_target_gradients=True) -> Array:
     >>> print(qv_max(1.0, 1.0, 0.5, jnp.array([0.0, 4.0])))
     2.0
     """
-    return stopped(bootstrap(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - v_tm1
+    return maybe_stop_gradient(td_target(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - v_tm1
 
 
 @batched("A", "", "", "", "A")
-def persistent_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, action_gap_scale, stop_target_gradients=True) -> Array:
+def persistent_q_learning(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    action_gap_scale: Scalar,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] that favours repeating: r_t + discount_t * ((1 - k) max_a q_t[a] + k q_t[a_tm1]) - q_tm1[a_tm1].
 
     k is `action_gap_scale`, in [0, 1]. Where a_tm1 is illegal at t (-inf) it cannot be repeated, and the bootstrap is
@@ -138,15 +193,23 @@ def persistent_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, action_gap_scale, 
     >>> print(persistent_q_learning(jnp.array([1.0, 2.0]), 0, 1.0, 0.5, jnp.array([0.0, 4.0]), 0.5))
     1.0
     """
-    v_t, repeated = jnp.max(q_t), taken(q_t, a_tm1)
+    v_t, repeated = jnp.max(q_t), select_action(q_t, a_tm1)
     repeated = jnp.where(repeated == -jnp.inf, v_t, repeated)
     v_t = (1 - action_gap_scale) * v_t + action_gap_scale * repeated
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A")
 def advantage_learning(
-    q_tm1, a_tm1, r_t, discount_t, q_t, q_tm1_target, *, action_gap_scale=0.9, stop_target_gradients=True
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    q_tm1_target: Array,
+    *,
+    action_gap_scale: Scalar = 0.9,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """TD error [...] of Q-learning with wider action gaps: that of `q_learning` - k (max_a q'[a] - q'[a_tm1]).
 
@@ -160,14 +223,21 @@ def advantage_learning(
     >>> print(advantage_learning(q, 0, 1.0, 0.5, q_t, q, action_gap_scale=0.5))
     1.5
     """
-    gap = jnp.max(q_tm1_target) - taken(q_tm1_target, a_tm1)
-    target = bootstrap(r_t, discount_t, jnp.max(q_t)) - action_gap_scale * gap
-    return stopped(target, stop_target_gradients) - taken(q_tm1, a_tm1)
+    gap = jnp.max(q_tm1_target) - select_action(q_tm1_target, a_tm1)
+    target = td_target(r_t, discount_t, jnp.max(q_t)) - action_gap_scale * gap
+    return maybe_stop_gradient(target, stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A", "A")
 def clipped_double_q_learning(
-    q_tm1, a_tm1, r_t, discount_t, q_t_value, q_t_other, q_t_selector, stop_target_gradients=True
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t_value: Array,
+    q_t_other: Array,
+    q_t_selector: Array,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """TD error [...] towards the lower of two: r_t + discount_t * min(q_t_value[b], q_t_other[b]) - q_tm1[a_tm1].
 
@@ -181,8 +251,8 @@ def clipped_double_q_learning(
     2.0
     """
     best = jnp.argmax(q_t_selector)
-    v_t = jnp.minimum(taken(q_t_value, best), taken(q_t_other, best))
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    v_t = jnp.minimum(select_action(q_t_value, best), select_action(q_t_other, best))
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 def _soft_maximum(q, temperature):
@@ -196,7 +266,16 @@ def _soft_maximum(q, temperature):
 
 
 @batched("A", "", "", "", "A")
-def soft_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, *, temperature=0.03, stop_target_gradients=True) -> Array:
+def soft_q_learning(
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    *,
+    temperature: Scalar = 0.03,
+    stop_target_gradients: bool = True,
+) -> Array:
     """TD error [...] for rewards plus temperature * entropy: r_t + discount_t * v_t - q_tm1[a_tm1].
 
     v_t = temperature * log sum_a exp(q_t[a] / temperature), the value of the policy softmax(q_t / temperature) with its
@@ -211,22 +290,22 @@ def soft_q_learning(q_tm1, a_tm1, r_t, discount_t, q_t, *, temperature=0.03, sto
     2.3863
     """
     v_t = _soft_maximum(q_t, temperature)
-    return stopped(bootstrap(r_t, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A")
 def munchausen_q_learning(
-    q_tm1,
-    a_tm1,
-    r_t,
-    discount_t,
-    q_t,
-    q_tm1_target,
+    q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    q_tm1_target: Array,
     *,
-    temperature=0.03,
-    alpha=0.9,
-    floor=-1.0,
-    stop_target_gradients=True,
+    temperature: Scalar = 0.03,
+    alpha: Scalar = 0.9,
+    floor: Scalar = -1.0,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """TD error [...] of Munchausen Q-learning: `soft_q_learning` with part of the log-policy added to the reward.
 
@@ -250,7 +329,7 @@ def munchausen_q_learning(
     >>> print(f"{munchausen_q_learning(q, 0, 1.0, 0.5, q_t, q):.4f}")
     1.1000
     """
-    log_policy = taken(q_tm1_target, a_tm1) - _soft_maximum(q_tm1_target, temperature)  # times the temperature
+    log_policy = select_action(q_tm1_target, a_tm1) - _soft_maximum(q_tm1_target, temperature)  # times the temperature
     reward = r_t + alpha * jnp.clip(log_policy, floor, 0)
     v_t = _soft_maximum(q_t, temperature)
-    return stopped(bootstrap(reward, discount_t, v_t), stop_target_gradients) - taken(q_tm1, a_tm1)
+    return maybe_stop_gradient(td_target(reward, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)

@@ -10,10 +10,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.bellman import multistep
-from jaxql.bellman.core import batched, taken
-from jaxql.types import Array
+from jaxql.bellman.core import batched, select_action
+from jaxql.types import Array, Scalar
 
 
 class TxPair(NamedTuple):
@@ -34,7 +35,7 @@ def _odd(f, x):
     return jnp.where(finite, sign * f(jnp.where(finite, sign * x, 0)), x)
 
 
-def signed_logp1(x) -> Array:
+def signed_logp1(x: ArrayLike) -> Array:
     """sign(x) log(|x| + 1) [...] of x [...]; the inverse of `signed_expm1`.
 
     Source: Hafner et al. (2023), equation 9 of version 2, https://arxiv.org/abs/2301.04104
@@ -45,7 +46,7 @@ def signed_logp1(x) -> Array:
     return _odd(jnp.log1p, x)
 
 
-def signed_expm1(x) -> Array:
+def signed_expm1(x: ArrayLike) -> Array:
     """sign(x) (exp(|x|) - 1) [...] of x [...]; the inverse of `signed_logp1`.
 
     Source: Hafner et al. (2023), equation 9 of version 2, https://arxiv.org/abs/2301.04104
@@ -56,7 +57,7 @@ def signed_expm1(x) -> Array:
     return _odd(jnp.expm1, x)
 
 
-def signed_hyperbolic(x, eps=1e-3) -> Array:
+def signed_hyperbolic(x: ArrayLike, eps: Scalar = 0.001) -> Array:
     """sign(x) (sqrt(|x| + 1) - 1) + eps x [...] of x [...]; the inverse of `signed_parabolic`.
 
     Source: Pohlen et al. (2018), section 3.2, and proposition A.2 for its inverse, https://arxiv.org/abs/1805.11593
@@ -67,7 +68,7 @@ def signed_hyperbolic(x, eps=1e-3) -> Array:
     return _odd(lambda x: x / (jnp.sqrt(x + 1) + 1) + eps * x, x)  # the same without cancellation near 0
 
 
-def signed_parabolic(x, eps=1e-3) -> Array:
+def signed_parabolic(x: ArrayLike, eps: Scalar = 0.001) -> Array:
     """The inverse [...] of `signed_hyperbolic`: sign(x) ((s + 1)**2 - 1), where s + eps ((s + 1)**2 - 1) = |x|.
 
     Source: Pohlen et al. (2018), proposition A.2, https://arxiv.org/abs/1805.11593
@@ -84,7 +85,7 @@ def signed_parabolic(x, eps=1e-3) -> Array:
     return _odd(parabolic, x)
 
 
-def power(x, p) -> Array:
+def power(x: ArrayLike, p: ArrayLike) -> Array:
     """sign(x) ((|x| / sqrt(p) + 1)**p - 1) / sqrt(p) [...] of x [...]; power(., 1 / p) is the inverse of power(., p).
 
     Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687; that of John & Draper (1980), the
@@ -97,7 +98,7 @@ def power(x, p) -> Array:
     return _odd(lambda x: jnp.expm1(p * jnp.log1p(x / root)) / root, x)
 
 
-def power_pair(p) -> TxPair:
+def power_pair(p: ArrayLike) -> TxPair:
     """`power` with exponent p > 0 and its inverse: below 1 it squashes.
 
     Source: van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687; the use of any increasing h: Pohlen
@@ -148,7 +149,7 @@ def _two_hot(x, bins):
     return jnp.pad(passed, [*ends, (1, 0)], constant_values=1) - jnp.pad(passed, [*ends, (0, 1)])
 
 
-def unbiased_transform_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPair:
+def unbiased_transform_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -> TxPair:
     """A two-hot pair whose N bins are evenly spaced on the scale of `tx`: [...] <-> weights [..., N].
 
     The weights average to the value itself, not to its transform; outside the bins, to the nearest of them.
@@ -175,7 +176,7 @@ def unbiased_transform_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPai
     return TxPair(apply, apply_inv)
 
 
-def twohot_pair(min_value, max_value, num_bins) -> TxPair:
+def twohot_pair(min_value: float, max_value: float, num_bins: int) -> TxPair:
     """A value as the weights [..., N] of the two beside it among evenly spaced bins, and back.
 
     Source: Farebrother et al. (2024), equation 3.2, https://arxiv.org/abs/2403.03950
@@ -188,7 +189,7 @@ def twohot_pair(min_value, max_value, num_bins) -> TxPair:
     return unbiased_transform_pair(min_value, max_value, num_bins, IDENTITY_PAIR)
 
 
-def muzero_pair(min_value, max_value, num_bins, tx: TxPair) -> TxPair:
+def muzero_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -> TxPair:
     """`tx`, then two-hot weights [..., N] over bins that are evenly spaced on its scale; the weights average to tx(x).
 
     Source: Schrittwieser et al. (2020), appendix F, in the text, https://arxiv.org/abs/1911.08265; the weights:
@@ -240,21 +241,29 @@ transformed_general_off_policy_returns_from_action_values = transform_values(
     multistep.general_off_policy_returns_from_action_values, 0
 )
 
-transformed_lambda_returns.__doc__ += """
+transformed_lambda_returns.__doc__ = (
+    f"{transformed_lambda_returns.__doc__}"
+    """
 
 >>> v_t = SIGNED_LOGP1_PAIR.apply(jnp.array([7.0, 3.0]))
 >>> returns = transformed_lambda_returns(SIGNED_LOGP1_PAIR, jnp.ones(2), jnp.full(2, 0.5), v_t, 1.0)
 >>> print(SIGNED_LOGP1_PAIR.apply_inv(returns).round(3))
 [2.25 2.5 ]
 """
-transformed_n_step_returns.__doc__ += """
+)
+transformed_n_step_returns.__doc__ = (
+    f"{transformed_n_step_returns.__doc__}"
+    """
 
 >>> v_t = SIGNED_LOGP1_PAIR.apply(jnp.array([7.0, 3.0]))
 >>> returns = transformed_n_step_returns(SIGNED_LOGP1_PAIR, jnp.ones(2), jnp.full(2, 0.5), v_t, 1)
 >>> print(SIGNED_LOGP1_PAIR.apply_inv(returns).round(3))
 [4.5 2.5]
 """
-transformed_general_off_policy_returns_from_action_values.__doc__ += """
+)
+transformed_general_off_policy_returns_from_action_values.__doc__ = (
+    f"{transformed_general_off_policy_returns_from_action_values.__doc__}"
+    """
 
 >>> q_t = SIGNED_LOGP1_PAIR.apply(jnp.array([[7.0, 5.0], [3.0, 1.0]]))
 >>> a_t, pi_t = jnp.zeros(2, int), jnp.array([[1.0, 0.0], [1.0, 0.0]])
@@ -263,11 +272,19 @@ transformed_general_off_policy_returns_from_action_values.__doc__ += """
 >>> print(SIGNED_LOGP1_PAIR.apply_inv(returns).round(3))
 [4.5 2.5]
 """
+)
 
 
 @batched("TA", "T", "T", "T", "TA", "T?")
 def transformed_q_lambda(
-    q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients=True, tx_pair=IDENTITY_PAIR
+    q_tm1: Array,
+    a_tm1: Array,
+    r_t: Array,
+    discount_t: Array,
+    q_t: Array,
+    lambda_: ArrayLike,
+    stop_target_gradients: bool = True,
+    tx_pair: TxPair = IDENTITY_PAIR,
 ) -> Array:
     """TD errors [..., T] of Q(lambda) for transformed values: `multistep.q_lambda`, with its return on the true scale.
 
@@ -282,23 +299,23 @@ def transformed_q_lambda(
     """
     v_t = jnp.max(q_t, axis=-1)
     targets = transformed_lambda_returns(tx_pair, r_t, discount_t, v_t, lambda_, stop_target_gradients)
-    return targets - taken(q_tm1, a_tm1)
+    return targets - select_action(q_tm1, a_tm1)
 
 
 @batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?")
 def transformed_retrace(
-    q_tm1,
-    q_t,
-    a_tm1,
-    a_t,
-    r_t,
-    discount_t,
-    pi_t,
-    mu_t,
-    lambda_,
-    eps=1e-8,
-    stop_target_gradients=True,
-    tx_pair=IDENTITY_PAIR,
+    q_tm1: Array,
+    q_t: Array,
+    a_tm1: Array,
+    a_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    pi_t: Array,
+    mu_t: Array,
+    lambda_: ArrayLike,
+    eps: Scalar = 1e-8,
+    stop_target_gradients: bool = True,
+    tx_pair: TxPair = IDENTITY_PAIR,
 ) -> Array:
     """TD errors [..., T] of Retrace(lambda) for transformed values: `retrace`, with its return on the true scale.
 
@@ -315,12 +332,20 @@ def transformed_retrace(
     targets = transformed_general_off_policy_returns_from_action_values(
         tx_pair, q_t, a_t, r_t, discount_t, c_t, pi_t, stop_target_gradients
     )
-    return targets - taken(q_tm1, a_tm1)
+    return targets - select_action(q_tm1, a_tm1)
 
 
 @batched("TA", "T", "TA", "T", "T", "T")
 def transformed_n_step_q_learning(
-    q_tm1, a_tm1, target_q_t, a_t, r_t, discount_t, n, stop_target_gradients=True, tx_pair=IDENTITY_PAIR
+    q_tm1: Array,
+    a_tm1: Array,
+    target_q_t: Array,
+    a_t: Array,
+    r_t: Array,
+    discount_t: Array,
+    n: int,
+    stop_target_gradients: bool = True,
+    tx_pair: TxPair = IDENTITY_PAIR,
 ) -> Array:
     """TD errors [..., T] of n-step Q-learning: the n-step return of v_t = target_q_t[a_t], less q_tm1[a_tm1].
 
@@ -346,6 +371,6 @@ def transformed_n_step_q_learning(
     [2.5 1. ]
     """
     targets = transformed_n_step_returns(
-        tx_pair, r_t, discount_t, taken(target_q_t, a_t), n, stop_target_gradients=stop_target_gradients
+        tx_pair, r_t, discount_t, select_action(target_q_t, a_t), n, stop_target_gradients=stop_target_gradients
     )
-    return targets - taken(q_tm1, a_tm1)
+    return targets - select_action(q_tm1, a_tm1)

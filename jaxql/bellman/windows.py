@@ -12,9 +12,10 @@ speak of T + 1 observations. Rows under NEXT_STEP autoreset meet four boundaries
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.bellman.core import batched, check_steps
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
 class NStep(NamedTuple):
@@ -23,7 +24,7 @@ class NStep(NamedTuple):
     start: Array  # [..., T] int32, index of the observation and action it starts from: the row itself
     reward: Array  # [..., T] discounted sum over the m <= n rows taken
     discount: Array  # [..., T] gamma**m, or 0 past a termination
-    bootstrap: Array  # [..., T] int32 in 0 .. T, index of the observation m steps later, whose value follows
+    bootstrap_index: Array  # [..., T] int32 in 0 .. T, index of the observation m steps later, whose value follows
     valid: Array  # [..., T] bool
 
 
@@ -37,11 +38,13 @@ class LambdaStep(NamedTuple):
 
 
 @batched("T", "T", "T", "T")
-def n_step_windows(reward, terminated, truncated, valid, n, gamma, partial=True) -> NStep:
+def n_step_windows(
+    reward: Array, terminated: Array, truncated: Array, valid: Array, n: int, gamma: Scalar, partial: bool = True
+) -> NStep:
     """n-step transitions [..., T]: sum_{i < m} gamma**i r_{t+i}, then gamma**m times the value of observation t + m.
 
     m is n, or less where the window first meets a boundary (see the module). With values v [T + 1] of the observations
-    the n-step returns are `reward + discount * v[bootstrap]`.
+    the n-step returns are `reward + discount * v[bootstrap_index]`.
 
     Args:
       reward, terminated, truncated, valid: [..., T] rows, oldest first; the last three are boolean.
@@ -58,7 +61,7 @@ def n_step_windows(reward, terminated, truncated, valid, n, gamma, partial=True)
     >>> no = jnp.zeros(5, bool)  # truncated after row 1; row 2 resets; the rows end after row 4
     >>> rows = jnp.array([1.0, 2, 99, 3, 4]), no, no.at[1].set(True), ~no.at[2].set(True)
     >>> windows = n_step_windows(*rows, n=3, gamma=0.5)
-    >>> print(windows.reward, windows.discount, windows.bootstrap, windows.valid)
+    >>> print(windows.reward, windows.discount, windows.bootstrap_index, windows.valid)
     [2. 2. 0. 5. 4.] [0.25 0.5  0.   0.25 0.5 ] [2 2 2 5 5] [ True  True False  True  True]
     """
     check_steps("n_step_windows", n)
@@ -81,13 +84,15 @@ def n_step_windows(reward, terminated, truncated, valid, n, gamma, partial=True)
         start=start,
         reward=jnp.where(valid, total, 0).astype(dtype),
         discount=jnp.where(ended | ~valid, 0, gamma**m).astype(dtype),
-        bootstrap=start + m,
+        bootstrap_index=start + m,
         valid=valid,
     )
 
 
 @batched("T", "T", "T", "T", None, "T?")
-def lambda_windows(reward, terminated, truncated, valid, gamma, lambda_=1.0) -> LambdaStep:
+def lambda_windows(
+    reward: Array, terminated: Array, truncated: Array, valid: Array, gamma: Scalar, lambda_: ArrayLike = 1.0
+) -> LambdaStep:
     """Rewards, discounts and traces [..., T] with which recursions respect every boundary.
 
     With v_t [T], the values of observations 1 .. T, `lambda_returns(w.reward, w.discount, v_t, w.trace)` are the

@@ -39,7 +39,7 @@ from jaxql.distributional.risk import (
     distorted_mean as distorted_mean,
     entropic as entropic,
     mean as mean,
-    power as power,
+    power_distortion as power_distortion,
     value_at_risk as value_at_risk,
     variance as variance,
     wang as wang,

@@ -2,13 +2,14 @@
 
 import jax.numpy as jnp
 from jax.scipy.special import erf
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, stopped
+from jaxql.bellman.core import batched, maybe_stop_gradient, td_target
 from jaxql.distributional.categorical import categorical_l2_project
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
-def centers(edges) -> Array:
+def centers(edges: ArrayLike) -> Array:
     """Midpoints [..., N] of the bins between edges [..., N + 1]: with them `categorical_mean` decodes HL-Gauss.
 
     Source: Farebrother et al. (2024), the locations of equation 2.2, https://arxiv.org/abs/2403.03950
@@ -21,7 +22,7 @@ def centers(edges) -> Array:
 
 
 @batched("", "N")
-def two_hot(x, atoms) -> Array:
+def two_hot(x: ArrayLike, atoms: Array) -> Array:
     """Probabilities [..., N] of the two atoms around x, whose mean is x; outside the support, of its nearest end.
 
     Args:
@@ -36,11 +37,11 @@ def two_hot(x, atoms) -> Array:
     >>> print(two_hot(0.75, jnp.arange(3.0)))
     [0.25 0.75 0.  ]
     """
-    return categorical_l2_project(x[None], jnp.ones(1, jnp.result_type(x, atoms, 1.0)), atoms)
+    return categorical_l2_project(jnp.asarray(x)[None], jnp.ones(1, jnp.result_type(x, atoms, 1.0)), atoms)
 
 
 @batched("", "N")
-def hl_gauss(x, edges, sigma=None) -> Array:
+def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
     """Probabilities [..., N] of the bins under a Gaussian around x, cut at the ends of the support.
 
     p_i = (Phi((e_{i+1} - x) / sigma) - Phi((e_i - x) / sigma)) / (Phi((e_N - x) / sigma) - Phi((e_0 - x) / sigma)).
@@ -68,7 +69,15 @@ def hl_gauss(x, edges, sigma=None) -> Array:
 
 
 @batched("", "", "A", "A", "N")
-def two_hot_target(r_t, discount_t, q_t, q_selector, atoms, *, stop_target_gradients=True) -> Array:
+def two_hot_target(
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    q_selector: Array,
+    atoms: Array,
+    *,
+    stop_target_gradients: bool = True,
+) -> Array:
     """Target probabilities [..., N]: two_hot(r_t + discount_t * q_t[a*]) with a* = argmax_a q_selector[a].
 
     Args:
@@ -87,11 +96,22 @@ def two_hot_target(r_t, discount_t, q_t, q_selector, atoms, *, stop_target_gradi
     >>> print(two_hot_target(1.0, 0.5, q, q, jnp.arange(3.0)))
     [0.  0.5 0.5]
     """
-    return stopped(two_hot(bootstrap(r_t, discount_t, q_t[jnp.argmax(q_selector)]), atoms), stop_target_gradients)
+    return maybe_stop_gradient(
+        two_hot(td_target(r_t, discount_t, q_t[jnp.argmax(q_selector)]), atoms), stop_target_gradients
+    )
 
 
 @batched("", "", "A", "A", "N")
-def hl_gauss_target(r_t, discount_t, q_t, q_selector, edges, *, sigma=None, stop_target_gradients=True) -> Array:
+def hl_gauss_target(
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_t: Array,
+    q_selector: Array,
+    edges: Array,
+    *,
+    sigma: Scalar | None = None,
+    stop_target_gradients: bool = True,
+) -> Array:
     """Target probabilities [..., N]: hl_gauss(r_t + discount_t * q_t[a*]) with a* = argmax_a q_selector[a].
 
     Shapes and errors as in `two_hot_target`; edges [N + 1] and sigma as in `hl_gauss`.
@@ -102,5 +122,5 @@ def hl_gauss_target(r_t, discount_t, q_t, q_selector, edges, *, sigma=None, stop
     >>> print(hl_gauss_target(1.0, 0.0, q, q, jnp.arange(3.0)))
     [0.5 0.5]
     """
-    target = bootstrap(r_t, discount_t, q_t[jnp.argmax(q_selector)])
-    return stopped(hl_gauss(target, edges, sigma), stop_target_gradients)
+    target = td_target(r_t, discount_t, q_t[jnp.argmax(q_selector)])
+    return maybe_stop_gradient(hl_gauss(target, edges, sigma), stop_target_gradients)

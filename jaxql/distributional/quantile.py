@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, product, stopped
-from jaxql.distributional.categorical import row
-from jaxql.types import Array
+from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action_row, td_target
+from jaxql.types import Array, Scalar
 
 
 class Quantiles(NamedTuple):
@@ -38,7 +38,7 @@ def _asymmetric(quantiles, taus, targets, kappa):
 
 
 @batched("N", "N", "M")
-def quantile_huber(quantiles, taus, targets, *, kappa=1.0) -> Array:
+def quantile_huber(quantiles: Array, taus: Array, targets: Array, *, kappa: Scalar = 1.0) -> Array:
     """Quantile Huber loss [...]: sum_i mean_j |taus_i - 1{d_ij < 0}| L(d_ij) / kappa, d_ij = targets_j - quantiles_i.
 
     L is the Huber loss with threshold kappa; for kappa = 0 the limit, L / kappa = |d|. Dividing by kappa makes the
@@ -61,7 +61,9 @@ def quantile_huber(quantiles, taus, targets, *, kappa=1.0) -> Array:
 
 
 @batched("", "", "AN", "A")
-def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gradients=True) -> Array:
+def quantile_target(
+    r_t: ArrayLike, discount_t: ArrayLike, quantiles_t: Array, q_selector: Array, *, stop_target_gradients: bool = True
+) -> Array:
     """Target quantiles [..., N]: r_t + discount_t * quantiles_t[a*], a* = argmax_a q_selector[a].
 
     Args:
@@ -80,11 +82,17 @@ def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gra
     >>> print(quantile_target(1.0, 0.5, jnp.array([[0.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, -jnp.inf])))
     [1. 2.]
     """
-    return stopped(bootstrap(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
+    return maybe_stop_gradient(td_target(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
 
 
 @batched("N", "N", "M")
-def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, stop_target_gradients=True) -> Array:
+def quantile_regression_loss(
+    dist_src: Array,
+    tau_src: Array,
+    dist_target: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
+) -> Array:
     """Quantile regression loss [...]: sum_i mean_j |tau_src_i - 1{d < 0}| L(d), d = dist_target_j - dist_src_i.
 
     L is the absolute value, or the Huber loss if huber_param > 0; not divided by it, unlike `quantile_huber`.
@@ -110,15 +118,15 @@ def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, st
 
 @batched("NA", "N", "", "", "", "KA", "MA")
 def quantile_q_learning(
-    dist_q_tm1,
-    tau_q_tm1,
-    a_tm1,
-    r_t,
-    discount_t,
-    dist_q_t_selector,
-    dist_q_t,
-    huber_param=0.0,
-    stop_target_gradients=True,
+    dist_q_tm1: Array,
+    tau_q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    dist_q_t_selector: Array,
+    dist_q_t: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """Loss [...] of Q-learning on quantiles: `quantile_regression_loss` to r_t + discount_t * dist_q_t[:, a*].
 
@@ -142,21 +150,21 @@ def quantile_q_learning(
     0.625
     """
     a_t = jnp.argmax(jnp.mean(dist_q_t_selector, axis=0))
-    target = stopped(bootstrap(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
-    return quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
+    target = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
+    return quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
 
 
 @batched("NA", "N", "", "", "", "MA", "A")
 def quantile_expected_sarsa(
-    dist_q_tm1,
-    tau_q_tm1,
-    a_tm1,
-    r_t,
-    discount_t,
-    dist_q_t,
-    probs_a_t,
-    huber_param=0.0,
-    stop_target_gradients=True,
+    dist_q_tm1: Array,
+    tau_q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    dist_q_t: Array,
+    probs_a_t: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """Loss [...] of expected SARSA on quantiles: the mean under probs_a_t of the losses to each action's target.
 
@@ -169,13 +177,13 @@ def quantile_expected_sarsa(
     >>> print(quantile_expected_sarsa(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), policy))
     0.625
     """
-    targets = stopped(bootstrap(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
-    losses = quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
-    return jnp.sum(product(stopped(probs_a_t, stop_target_gradients), losses))
+    targets = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
+    losses = quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
+    return jnp.sum(safe_multiply(maybe_stop_gradient(probs_a_t, stop_target_gradients), losses))
 
 
 @batched("N")
-def fractions(logits) -> tuple[Array, Array]:
+def fractions(logits: Array) -> tuple[Array, Array]:
     """The learned fractions of FQF: taus [..., N + 1] from 0 to 1, the cumulated softmax, and their midpoints [..., N].
 
     Args:
@@ -197,7 +205,7 @@ def fractions(logits) -> tuple[Array, Array]:
 
 
 @batched("P", "S", "N")
-def fraction_loss(taus, at_taus, at_midpoints) -> Array:
+def fraction_loss(taus: Array, at_taus: Array, at_midpoints: Array) -> Array:
     """A function [...] whose gradient in taus is that of the 1-Wasserstein error of the step approximation of FQF.
 
     d W1 / d taus_i = 2 F^-1(taus_i) - F^-1(middle_i) - F^-1(middle_{i-1}) for the N - 1 inner fractions; the two ends

@@ -5,39 +5,31 @@ quantiles (quantiles, None), each worth 1 / N, or the probabilities that their f
 batch axes of the other.
 """
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, product, promoted, weighed
-from jaxql.types import Array
-
-
-def _reading(equation):
-    """Batches a function of (values, probs, options), where probs None stands for equal ones."""
-    batch = batched("N", "N")(equation)
-
-    @functools.wraps(equation)
-    def call(values, probs=None, **options):
-        values = jnp.asarray(values)
-        if probs is None:
-            n = values.shape[-1] if values.ndim else 1
-            probs = jnp.full(n, 1 / n, jnp.result_type(values, 1.0))
-        return batch(values, probs, **options)
-
-    return call
+from jaxql.bellman.core import batched, drop_unweighted, promoted, safe_multiply
+from jaxql.types import Array, Scalar
 
 
-def _ascending(values, probs):
-    """Values in ascending order, their probabilities, and the probabilities up to and with each."""
+def _with_probs(values: Array, probs: Array | None) -> tuple[Array, Array]:
+    """The values and their probabilities, 1 / N each if None."""
+    n = values.shape[0]
+    return values, jnp.full(n, 1 / n, jnp.result_type(values, 1.0)) if probs is None else probs
+
+
+def _ascending(values: Array, probs: Array) -> tuple[Array, Array, Array]:
+    """The values in ascending order, their probabilities, and the cumulative probabilities."""
     order = jnp.argsort(values)
     return values[order], probs[order], jnp.cumsum(probs[order])
 
 
-@_reading
-def mean(values, probs=None) -> Array:
+@batched("N", "N")
+def mean(values: Array, probs: Array | None = None) -> Array:
     """Expected value [...]: sum_i probs_i values_i; values of probability 0 do not count, even if infinite.
 
     Args:
@@ -52,11 +44,12 @@ def mean(values, probs=None) -> Array:
     >>> print(mean(jnp.array([0.0, 1.0, 5.0])))
     2.0
     """
-    return jnp.sum(product(probs, values))
+    values, probs = _with_probs(values, probs)
+    return jnp.sum(safe_multiply(probs, values))
 
 
-@_reading
-def variance(values, probs=None) -> Array:
+@batched("N", "N")
+def variance(values: Array, probs: Array | None = None) -> Array:
     """Variance [...]: sum_i probs_i (values_i - mean)^2; arguments and errors as in `mean`.
 
     Source: Goodfellow, Bengio & Courville (2016), equation 3.12, https://www.deeplearningbook.org
@@ -64,12 +57,13 @@ def variance(values, probs=None) -> Array:
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
     """
-    values = weighed(probs, values)
+    values, probs = _with_probs(values, probs)
+    values = drop_unweighted(probs, values)
     return mean((values - mean(values, probs)) ** 2, probs)
 
 
-@_reading
-def cvar(values, probs=None, *, level) -> Array:
+@batched("N", "N")
+def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     """Conditional value at risk [...]: the mean of the worst (lowest) part of a distribution, whose mass is `level`.
 
     It is (1 / level) times the integral of the quantile function from 0 to level; at level 1 the mean.
@@ -88,13 +82,14 @@ def cvar(values, probs=None, *, level) -> Array:
     >>> print(cvar(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     1.0
     """
+    values, probs = _with_probs(values, probs)
     values, probs, upto = _ascending(values, probs)
     counted = jnp.clip(jnp.asarray(level, upto.dtype) - (upto - probs), 0, probs)
-    return jnp.sum(product(counted / jnp.sum(counted), values))
+    return jnp.sum(safe_multiply(counted / jnp.sum(counted), values))
 
 
-@_reading
-def value_at_risk(values, probs=None, *, level) -> Array:
+@batched("N", "N")
+def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     """Value at risk [...]: the lower quantile F^-1(level), the least x with P(Z <= x) >= level.
 
     Args:
@@ -110,13 +105,14 @@ def value_at_risk(values, probs=None, *, level) -> Array:
     >>> print(value_at_risk(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     2.0
     """
+    values, probs = _with_probs(values, probs)
     values, _, upto = _ascending(*promoted(values, probs))
-    least = jnp.asarray(level, upto.dtype) * (1 - 8 * jnp.finfo(upto.dtype).eps)
-    return values[jnp.argmax(upto >= least * upto[-1])]
+    lowest = jnp.asarray(level, upto.dtype) * (1 - 8 * jnp.finfo(upto.dtype).eps)
+    return values[jnp.argmax(upto >= lowest * upto[-1])]
 
 
-@_reading
-def entropic(values, probs=None, *, beta) -> Array:
+@batched("N", "N")
+def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Array:
     """Entropic risk [...] as a certain value: -log(sum_i probs_i exp(-beta values_i)) / beta.
 
     Positive beta is averse to risk, negative beta seeks it; at 0 it is the mean, and near 0 less beta / 2 variances;
@@ -136,8 +132,9 @@ def entropic(values, probs=None, *, beta) -> Array:
     >>> print(f"{entropic(jnp.array([0.0, 1.0]), beta=1.0):.4f} {entropic(jnp.array([0.0, 1.0]), beta=0.0)}")
     0.3799 0.5
     """
+    values, probs = _with_probs(values, probs)
     beta = jnp.asarray(beta, probs.dtype)
-    slope, values = jnp.where(beta == 0, 1, beta), weighed(probs, values)
+    slope, values = jnp.where(beta == 0, 1, beta), drop_unweighted(probs, values)
     exponents = jnp.where(probs > 0, -slope * values, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(exponents))
     below = jnp.where((probs > 0) & jnp.isfinite(top), exponents - top, 0)
@@ -146,8 +143,8 @@ def entropic(values, probs=None, *, beta) -> Array:
     return jnp.where(beta == 0, mean(values, probs), -(top + rest) / slope)
 
 
-@_reading
-def distorted_mean(values, probs=None, *, distortion) -> Array:
+@batched("N", "N")
+def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Callable[[Array], Array]) -> Array:
     """Distorted expectation [...]: the mean of F^-1(distortion(tau)) over tau uniform in [0, 1], computed exactly.
 
     A network that takes fractions as inputs needs no such reading: give it distortion(tau) and take the mean.
@@ -166,6 +163,7 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
     >>> print(distorted_mean(jnp.array([4.0, 0.0]), distortion=lambda tau: tau**0.5))
     3.0
     """
+    values, probs = _with_probs(values, probs)
     values, _, upto = _ascending(values, jax.lax.stop_gradient(probs))
 
     def halve(_, bracket):
@@ -177,10 +175,10 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
     # taus[i], the greatest tau with distortion(tau) <= upto[i], is where the quantile function leaves values[i].
     bracket = jnp.zeros_like(upto), jnp.ones_like(upto)
     taus = jax.lax.fori_loop(0, jnp.finfo(upto.dtype).nmant + 3, halve, bracket)[0].at[-1].set(1)
-    return jnp.sum(product(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
+    return jnp.sum(safe_multiply(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
 
 
-def power(tau, eta) -> Array:
+def power_distortion(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Power distortion [...]: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)).
 
     Args:
@@ -193,7 +191,7 @@ def power(tau, eta) -> Array:
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; as the best of several
     draws: GX-Chen et al. (2026), equation 17, https://arxiv.org/abs/2606.03962
 
-    >>> print(power(0.25, 1.0), power(0.75, -1.0))
+    >>> print(power_distortion(0.25, 1.0), power_distortion(0.75, -1.0))
     0.5 0.5
     """
     seeks = jnp.asarray(eta) >= 0
@@ -201,10 +199,10 @@ def power(tau, eta) -> Array:
     return jnp.where(seeks, raised, 1 - raised)
 
 
-def wang(tau, eta) -> Array:
+def wang(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Wang's distortion [...]: Phi(Phi^-1(tau) + eta), Phi the normal distribution function.
 
-    Negative eta is averse to risk. Arguments as in `power`.
+    Negative eta is averse to risk. Arguments as in `power_distortion`.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; numbered in Zhang et
     al. (2025), equation 5, who weigh quantiles by its slope, so that positive eta is averse there,
@@ -218,11 +216,11 @@ def wang(tau, eta) -> Array:
     return ndtr(ndtri(jnp.asarray(tau, exact)) + jnp.asarray(eta, exact)).astype(dtype)
 
 
-def cpw(tau, eta) -> Array:
+def cpw(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Cumulative probability weighting [...]: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta).
 
     People's eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for
-    eta above 0.28 or so. Arguments as in `power`, with eta above 0.
+    eta above 0.28 or so. Arguments as in `power_distortion`, with eta above 0.
 
     Source: Tversky & Kahneman (1992), equation 6, https://doi.org/10.1007/BF00122574; 0.71: Dabney et
     al. (2018), section 4, https://arxiv.org/abs/1806.06923

@@ -6,10 +6,11 @@ Shapes: B envs, S states, A actions; states and actions are indices.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.tabular.rows import check_places
-from jaxql.types import MDP, Array
+from jaxql.types import MDP, Array, Scalar
 
 
 class Counts(NamedTuple):
@@ -32,7 +33,15 @@ def empty_counts(num_states: int, num_actions: int) -> Counts:
     return Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.result_type(float)), jnp.zeros(shape, jnp.int32))
 
 
-def count(counts: Counts, state, action, reward, terminated, next_state, valid) -> Counts:
+def count(
+    counts: Counts,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    terminated: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+) -> Counts:
     """Adds the transitions of B envs, [B] each or scalars; envs that meet add up.
 
     Rows that are not `valid` (an env resetting itself) are ignored. Only `terminated` counts as an end: a truncated
@@ -54,7 +63,14 @@ def count(counts: Counts, state, action, reward, terminated, next_state, valid) 
     )
 
 
-def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=None, step_limit=None) -> MDP:
+def empirical_mdp(
+    counts: Counts,
+    *,
+    unvisited: str = "zero",
+    value: Scalar = 0.0,
+    start: ArrayLike | None = None,
+    step_limit: int | None = None,
+) -> MDP:
     """The maximum-likelihood model of the counts, K = 2 S: k = s' is s' and on, k = S + s' is s' and the end.
 
     The two are kept apart since one transition may end at times and not at others. Their probabilities are n / N and

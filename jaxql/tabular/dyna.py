@@ -2,13 +2,16 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.tabular.counts import Counts
 from jaxql.tabular.updates import q_learning_update
 from jaxql.types import Array
 
 
-def dyna_q_update(q, counts: Counts, key, discount, learning_rate, steps: int) -> tuple[Array, Array]:
+def dyna_q_update(
+    q: ArrayLike, counts: Counts, key: Array, discount: ArrayLike, learning_rate: ArrayLike, steps: int
+) -> tuple[Array, Array]:
     """The planning of Dyna-Q: `steps` updates of Q-learning, one after another, from simulated transitions.
 
     Each draws a pair (s, a) uniformly from those seen, then s' and whether the episode ended as often as they were

@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.tabular.rows import check_places
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
-def visit(visits, state, action, valid) -> tuple[Array, Array]:
+def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLike) -> tuple[Array, Array]:
     """Counts visits [S, A] of B envs, one after another: envs that meet in one pair are its n-th, (n+1)-th visit.
 
     Args: `visits` [S, A] integers; `state`, `action`, `valid` [B] or scalars.
@@ -35,7 +37,7 @@ def visit(visits, state, action, valid) -> tuple[Array, Array]:
     return jax.lax.scan(one_world, jnp.asarray(visits), tuple(rows))
 
 
-def constant(rate) -> Callable:
+def constant(rate: Scalar) -> Callable:
     """The same rate [...] at every visit n [...]: it tracks, and on noisy rewards never settles.
 
     Source: Sutton & Barto (2018), equation 2.5, http://incompleteideas.net/book/the-book-2nd.html
@@ -57,7 +59,7 @@ def one_over_n() -> Callable:
     return robbins_monro(1.0)
 
 
-def robbins_monro(omega) -> Callable:
+def robbins_monro(omega: Scalar) -> Callable:
     """The rate n**-omega [...] at visit n [...]: rates sum to infinity, their squares do not, so Q-learning converges.
 
     Args: `omega` in (0.5, 1]; near 0.5 errors of the start are forgotten fastest. A traced omega is not checked.
@@ -69,6 +71,6 @@ def robbins_monro(omega) -> Callable:
     >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
     [1.    0.125]
     """
-    if not isinstance(omega, jax.core.Tracer) and not 0.5 < omega <= 1:
+    if not isinstance(omega, Tracer) and not 0.5 < omega <= 1:
         raise UserError(f"omega is {omega}; it must lie in (0.5, 1], or rates shrink too slowly or too fast")
     return lambda n: jnp.power(jnp.asarray(n, jnp.result_type(float)), -omega)

@@ -1,11 +1,13 @@
 """The rows that B envs hand to a table, checked."""
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.bellman.core import check_index, checking
+from jaxql.types import Array
 
 
-def rows_of(table, valid, state, **others) -> tuple:
+def rows_of(table: Array, valid: ArrayLike, state: ArrayLike, **others) -> tuple:
     """`valid`, `state` and the others in their order, as [B] each; all but `state` may be one number for all envs.
 
     A row that is not valid may hold anything; under `jaxql.bellman.checked` it is handed on as zeros, which pass.
@@ -34,7 +36,7 @@ def _indexing(x):
     return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
 
 
-def check_places(shape, valid, **indices) -> None:
+def check_places(shape, valid: ArrayLike, **indices) -> None:
     """Under `jaxql.bellman.checked`: states, and actions, of valid rows must be some of the [S, A] = `shape`."""
     for name, x in indices.items():
         check_index(f"{name}: an index", jnp.where(valid, x, 0), shape[name.endswith("action")])

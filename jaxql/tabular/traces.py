@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql import bellman
 from jaxql.tabular.rows import rows_of
@@ -9,19 +10,19 @@ from jaxql.types import Array
 
 
 def watkins_q_lambda_update(
-    q,
-    traces,
-    state,
-    action,
-    reward,
-    discount,
-    next_state,
-    next_action,
-    valid,
-    learning_rate,
-    lambda_,
+    q: ArrayLike,
+    traces: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    next_action: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+    lambda_: ArrayLike,
     *,
-    replacing=False,
+    replacing: bool = False,
 ) -> tuple[Array, Array, Array]:
     """One step of Watkins' Q(lambda) from each of B envs: the trace ends where an action explores.
 
@@ -51,7 +52,18 @@ def watkins_q_lambda_update(
 
 
 def naive_q_lambda_update(
-    q, traces, state, action, reward, discount, next_state, valid, learning_rate, lambda_, *, replacing=False
+    q: ArrayLike,
+    traces: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+    lambda_: ArrayLike,
+    *,
+    replacing: bool = False,
 ) -> tuple[Array, Array, Array]:
     """One step of naive Q(lambda) from each of B envs: as Watkins', but exploring does not end the trace.
 

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxql import bellman
 from jaxql.bellman.windows import n_step_windows
 from jaxql.tabular.rows import rows_of
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
 def _in_turn(table, error_of, pair_of, valid, learning_rate, **columns) -> tuple[Array, Array]:
@@ -23,7 +24,16 @@ def _in_turn(table, error_of, pair_of, valid, learning_rate, **columns) -> tuple
     return jax.lax.scan(one_world, table, rows_of(table, valid, **columns, learning_rate=learning_rate))
 
 
-def q_learning_update(q, state, action, reward, discount, next_state, valid, learning_rate) -> tuple[Array, Array]:
+def q_learning_update(
+    q: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+) -> tuple[Array, Array]:
     """One step of Q-learning from each of B envs: q[s, a] += learning_rate * (r + discount * max q[s'] - q[s, a]).
 
     The envs are applied one after another, each to the table that the last one left: errors of envs that meet in
@@ -50,7 +60,15 @@ def q_learning_update(q, state, action, reward, discount, next_state, valid, lea
 
 
 def sarsa_update(
-    q, state, action, reward, discount, next_state, next_action, valid, learning_rate
+    q: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    next_action: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
 ) -> tuple[Array, Array]:
     """One step of SARSA from each of B envs: q[s, a] += learning_rate * (r + discount * q[s', a'] - q[s, a]).
 
@@ -71,7 +89,7 @@ def sarsa_update(
     return _in_turn(q, error_of, _pair, valid, learning_rate, **rows, next_action=next_action)
 
 
-def epsilon_greedy_probabilities(q, epsilon) -> Array:
+def epsilon_greedy_probabilities(q: ArrayLike, epsilon: ArrayLike) -> Array:
     """Odds [..., A] with which `explore.epsilon_greedy` acts on values [..., A]: an illegal action has -inf, odds 0.
 
     With probability epsilon [...] any legal action, else one of the best, in equal parts.
@@ -90,7 +108,15 @@ def epsilon_greedy_probabilities(q, epsilon) -> Array:
 
 
 def expected_sarsa_update(
-    q, state, action, reward, discount, next_state, valid, learning_rate, epsilon
+    q: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+    epsilon: ArrayLike,
 ) -> tuple[Array, Array]:
     """One step of expected SARSA: q[s, a] += learning_rate * (r + discount * sum_b pi(b|s') q[s', b] - q[s, a]).
 
@@ -113,7 +139,15 @@ def expected_sarsa_update(
 
 
 def double_q_learning_update(
-    q, key, state, action, reward, discount, next_state, valid, learning_rate
+    q: ArrayLike,
+    key: Array,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
 ) -> tuple[Array, Array]:
     """One step of double Q-learning on two tables: q_i[s, a] += rate * (r + discount * q_j[s', argmax q_i[s']] - ...).
 
@@ -143,7 +177,16 @@ def double_q_learning_update(
 
 
 def n_step_q_learning_update(
-    q, state, action, reward, terminated, truncated, valid, n, gamma, learning_rate
+    q: ArrayLike,
+    state: Array,
+    action: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    valid: Array,
+    n: int,
+    gamma: Scalar,
+    learning_rate: ArrayLike,
 ) -> tuple[Array, Array]:
     """n-step Q-learning over T rows of B envs: the target is r_t + ... + gamma**m max q[s_{t+m}], m <= n.
 
@@ -167,13 +210,22 @@ def n_step_q_learning_update(
     """
     windows = n_step_windows(reward, terminated, truncated, valid, n, gamma)
     state, action = _columns(windows.valid, state=(state, 1), action=(action, 0))
-    arrive = jnp.take_along_axis(state, windows.bootstrap, axis=-1)
+    arrive = jnp.take_along_axis(state, windows.bootstrap_index, axis=-1)
     rows = state[:, :-1], action, windows.reward, windows.discount, arrive, windows.valid
     return _by_time(q_learning_update, q, rows, learning_rate)
 
 
 def n_step_sarsa_update(
-    q, state, action, reward, terminated, truncated, valid, n, gamma, learning_rate
+    q: ArrayLike,
+    state: Array,
+    action: Array,
+    reward: Array,
+    terminated: Array,
+    truncated: Array,
+    valid: Array,
+    n: int,
+    gamma: Scalar,
+    learning_rate: ArrayLike,
 ) -> tuple[Array, Array]:
     """n-step SARSA over T rows of B envs: the target is r_t + ... + gamma**m q[s_{t+m}, a_{t+m}], m <= n.
 
@@ -191,7 +243,7 @@ def n_step_sarsa_update(
     """
     windows = n_step_windows(reward, terminated, truncated, valid, n, gamma)
     state, action = _columns(windows.valid, state=(state, 1), action=(action, 1))
-    arrive, act = (jnp.take_along_axis(x, windows.bootstrap, axis=-1) for x in (state, action))
+    arrive, act = (jnp.take_along_axis(x, windows.bootstrap_index, axis=-1) for x in (state, action))
     rows = state[:, :-1], action[:, :-1], windows.reward, windows.discount, arrive, act, windows.valid
     return _by_time(sarsa_update, q, rows, learning_rate)
 
