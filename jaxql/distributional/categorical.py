@@ -10,7 +10,7 @@ from jaxql.types import Array
 
 @batched("N")
 def probabilities(logits: Array) -> Array:
-    """Softmax [..., N] of logits [..., N]; logits that are all -inf (an illegal action) give the uniform distribution.
+    """Softmax [..., N] of logits [..., N]. Logits that are all -inf (an illegal action) give the uniform distribution.
 
     Raises:
       ValueError: there is no axis N.
@@ -28,7 +28,7 @@ def probabilities(logits: Array) -> Array:
 def categorical_mean(logits: Array, atoms: Array) -> Array:
     """Expected value [...]: sum_i softmax(logits)[i] atoms[i], or -inf where all logits are -inf (an illegal action).
 
-    It decodes two-hot and HL-Gauss encodings too, with `centers(edges)` as the atoms of the latter.
+    It also decodes two-hot encodings, and HL-Gauss encodings with `centers(edges)` as their atoms.
 
     Args:
       logits: [..., N], or [..., A, N] for the values [..., A] of all actions.
@@ -52,7 +52,7 @@ def cross_entropy(logits: Array, probs: Array) -> Array:
     """Cross-entropy [...]: -sum_i probs[i] log softmax(logits)[i]; an atom of probability 0 does not count.
 
     Args:
-      logits, probs: [..., N] what is predicted, and the target.
+      logits, probs: [..., N] the prediction and the target.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -70,8 +70,8 @@ def cross_entropy(logits: Array, probs: Array) -> Array:
 def categorical_l2_project(z_p: Array, probs: Array, z_q: Array) -> Array:
     """Projection [..., K] of the distribution (z_p, probs) onto the support z_q, nearest in the Cramer distance.
 
-    Each atom of z_p, moved into [z_q[0], z_q[-1]], splits its probability linearly between its two neighbours in z_q;
-    so mass is kept, and the mean too where nothing had to be moved.
+    Each atom of z_p is clipped to [z_q[0], z_q[-1]], and splits its probability linearly between its two neighbours in
+    z_q. The mass is kept, and so is the mean unless an atom was clipped.
 
     Args:
       z_p, probs: [..., M] atoms and their probabilities; atoms may be infinite.
@@ -86,17 +86,17 @@ def categorical_l2_project(z_p: Array, probs: Array, z_q: Array) -> Array:
     >>> print(categorical_l2_project(jnp.array([0.25, 9.0]), jnp.array([0.8, 0.2]), jnp.array([0.0, 1.0, 3.0])))
     [0.6 0.2 0.2]
     """
-    # rise[k] goes from 0 to 1 between atoms k and k + 1; two neighbouring rises make the hat function of an atom.
+    # rise[k] grows from 0 to 1 between atoms k and k + 1; the difference of two neighbours is the hat of an atom.
     low, gap = z_q[:-1, None], jnp.diff(z_q)[:, None]
     rise = jnp.clip((z_p[None, :] - low) / jnp.where(gap > 0, gap, 1), 0, 1)
     rise = jnp.where(gap > 0, rise, z_p[None, :] >= low)
     edge = jnp.ones((1, z_p.shape[0]), rise.dtype)
     hats = jnp.concatenate([edge, rise]) - jnp.concatenate([rise, 0 * edge])
-    return jnp.sum(hats * probs[None, :], axis=-1)  # not a matrix product, which accelerators round
+    return jnp.sum(hats * probs[None, :], axis=-1)  # not a matrix product: accelerators round those
 
 
 def _target(z_tm1, r_t, discount_t, z_t, logits_t, stop):
-    """The distribution of r_t + discount_t * Z_t on z_tm1; past an end the logits do not count, even if not finite."""
+    """The distribution of r_t + discount_t * Z_t on z_tm1. Past a termination the logits do not count, even if NaN."""
     probs_t = probabilities(jnp.where(discount_t == 0, 0, logits_t))
     return maybe_stop_gradient(categorical_l2_project(td_target(r_t, discount_t, z_t), probs_t, z_tm1), stop)
 
@@ -116,10 +116,10 @@ def c51_target(
     Args:
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       logits_t: [..., A, N] the distributions at t, the target network's for instance.
-      q_selector: [..., A] what is maximised: their means, the online network's means, or a measure of risk; -inf
+      q_selector: [..., A] the values to maximise: the means at t, the online network's means, or a risk measure; -inf
         for illegal actions.
       atoms: [N] in ascending order.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -149,7 +149,7 @@ def categorical_td_learning(
       v_atoms_tm1, v_logits_tm1: [..., N] support and logits at t - 1.
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       v_atoms_t, v_logits_t: [..., M] support and logits at t.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -174,14 +174,16 @@ def categorical_q_learning(
     q_logits_t: Array,
     stop_target_gradients: bool = True,
 ) -> Array:
-    """Loss [...] of categorical Q-learning (C51): the action at t has the greatest mean under q_logits_t.
+    """Loss [...] of categorical Q-learning (C51): cross-entropy to r_t + discount_t * Z_t[a*], projected.
+
+    a* has the greatest mean under q_logits_t.
 
     Args:
       q_atoms_tm1, q_logits_tm1: [..., N] and [..., A, N] support and logits at t - 1.
       a_tm1: [...] the action taken, an index into A.
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       q_atoms_t, q_logits_t: [..., M] and [..., A, M] support and logits at t.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -209,7 +211,7 @@ def categorical_double_q_learning(
     q_t_selector: Array,
     stop_target_gradients: bool = True,
 ) -> Array:
-    """Loss [...] of categorical double Q-learning: the action at t is argmax_a q_t_selector[a].
+    """Loss [...] of categorical double Q-learning: that of `categorical_q_learning` with a* = argmax_a q_t_selector[a].
 
     Shapes and errors as in `categorical_q_learning`; `q_t_selector` [..., A] holds scalar action values.
 

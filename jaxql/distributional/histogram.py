@@ -1,4 +1,4 @@
-"""Scalars as histograms, so that regression becomes classification: two-hot and HL-Gauss."""
+"""Encodings of a scalar as a histogram, two-hot and HL-Gauss: regression becomes classification."""
 
 import jax.numpy as jnp
 from jax.scipy.special import erf
@@ -10,7 +10,9 @@ from jaxql.types import Array, Scalar
 
 
 def centers(edges: ArrayLike) -> Array:
-    """Midpoints [..., N] of the bins between edges [..., N + 1]: with them `categorical_mean` decodes HL-Gauss.
+    """Midpoints [..., N] of the bins between edges [..., N + 1].
+
+    With them as atoms `categorical_mean` decodes HL-Gauss.
 
     Source: Farebrother et al. (2024), the locations of equation 2.2, https://arxiv.org/abs/2403.03950
 
@@ -23,7 +25,7 @@ def centers(edges: ArrayLike) -> Array:
 
 @batched("", "N")
 def two_hot(x: ArrayLike, atoms: Array) -> Array:
-    """Probabilities [..., N] of the two atoms around x, whose mean is x; outside the support, of its nearest end.
+    """Probabilities [..., N] of the two atoms around x, with mean x; outside the support, of its nearest end.
 
     Args:
       x: [...].
@@ -45,8 +47,8 @@ def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
     """Probabilities [..., N] of the bins under a Gaussian around x, cut at the ends of the support.
 
     p_i = (Phi((e_{i+1} - x) / sigma) - Phi((e_i - x) / sigma)) / (Phi((e_N - x) / sigma) - Phi((e_0 - x) / sigma)).
-    `categorical_mean` with `centers(edges)` decodes it: to x, but for the part of the Gaussian that was cut off, so
-    let the support reach some 3 sigma past the values it must hold.
+    `categorical_mean` with `centers(edges)` decodes it to x, except for the part of the Gaussian that is cut off. So
+    the support should reach some 3 sigma past the values it must hold.
 
     Args:
       x: [...]; outside the support it counts as the nearest end.
@@ -65,7 +67,7 @@ def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
     sigma = 0.75 * (edges[-1] - edges[0]) / (edges.shape[0] - 1) if sigma is None else sigma
     x = jnp.clip(x, edges[0], edges[-1])
     areas = erf((edges - x) / (sigma * 2**0.5))
-    return jnp.maximum(jnp.diff(areas), 0) / (areas[-1] - areas[0])  # XLA's erf falls by an ulp here and there
+    return jnp.maximum(jnp.diff(areas), 0) / (areas[-1] - areas[0])  # XLA's erf is not quite monotone
 
 
 @batched("", "", "A", "A", "N")
@@ -83,9 +85,9 @@ def two_hot_target(
     Args:
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       q_t: [..., A] decoded values at t, the target network's for instance.
-      q_selector: [..., A] what is maximised: q_t again, or the online network's values; -inf for illegal actions.
+      q_selector: [..., A] the values to maximise: q_t again, or the online network's values; -inf for illegal actions.
       atoms: [N] in ascending order.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or batch axes differ.

@@ -1,8 +1,8 @@
-"""Readings of a distribution: mean, variance, and measures of risk.
+"""Mean, variance and risk measures of a distribution.
 
-A distribution is values [..., N] and their probs [..., N]: of a categorical one (atoms, probabilities(logits)); of
-quantiles (quantiles, None), each worth 1 / N, or the probabilities that their fractions stand for. Either may lack the
-batch axes of the other.
+A distribution is values [..., N] and their probs [..., N]. A categorical one is (atoms, probabilities(logits)).
+Quantiles are (quantiles, None), each of probability 1 / N, or (quantiles, probs). Either array may lack the batch axes
+of the other.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _ascending(values: Array, probs: Array) -> tuple[Array, Array, Array]:
 
 @batched("N", "N")
 def mean(values: Array, probs: Array | None = None) -> Array:
-    """Expected value [...]: sum_i probs_i values_i; values of probability 0 do not count, even if infinite.
+    """Expected value [...]: sum_i probs_i values_i. Values of probability 0 do not count, even if infinite.
 
     Args:
       values: [..., N].
@@ -64,7 +64,7 @@ def variance(values: Array, probs: Array | None = None) -> Array:
 
 @batched("N", "N")
 def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
-    """Conditional value at risk [...]: the mean of the worst (lowest) part of a distribution, whose mass is `level`.
+    """Conditional value at risk [...]: the mean of the worst (lowest) part, of mass `level`, of a distribution.
 
     It is (1 / level) times the integral of the quantile function from 0 to level; at level 1 the mean.
 
@@ -90,7 +90,7 @@ def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
 
 @batched("N", "N")
 def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
-    """Value at risk [...]: the lower quantile F^-1(level), the least x with P(Z <= x) >= level.
+    """Value at risk [...]: the lower quantile F^-1(level), the smallest x with P(Z <= x) >= level.
 
     Args:
       values: [..., N], in any order.
@@ -113,10 +113,10 @@ def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -
 
 @batched("N", "N")
 def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Array:
-    """Entropic risk [...] as a certain value: -log(sum_i probs_i exp(-beta values_i)) / beta.
+    """Entropic risk [...] as a certainty equivalent: -log(sum_i probs_i exp(-beta values_i)) / beta.
 
-    Positive beta is averse to risk, negative beta seeks it; at 0 it is the mean, and near 0 less beta / 2 variances;
-    as beta grows it falls to the least value. Values of probability 0 do not count.
+    Positive beta is risk-averse, negative beta risk-seeking. At beta 0 it is the mean; near 0, the mean minus beta / 2
+    times the variance. As beta grows it falls to the smallest value. Values of probability 0 do not count.
 
     Args:
       values: [..., N].
@@ -147,13 +147,13 @@ def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Arra
 def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Callable[[Array], Array]) -> Array:
     """Distorted expectation [...]: the mean of F^-1(distortion(tau)) over tau uniform in [0, 1], computed exactly.
 
-    A network that takes fractions as inputs needs no such reading: give it distortion(tau) and take the mean.
+    A network that takes fractions as inputs does not need this: give it distortion(tau) and take the mean.
 
     Args:
       values: [..., N], in any order.
       probs: [..., N]; 1 / N each if None. No gradient flows into them.
-      distortion: tau -> fraction, not decreasing, 0 at 0: `lambda tau: wang(tau, -0.75)`. One that ends below 1 never
-        sees the rest: `lambda tau: 0.25 * tau` is the CVaR at level 0.25.
+      distortion: tau -> fraction, not decreasing, 0 at 0: `lambda tau: wang(tau, -0.75)`. Fractions above
+        distortion(1) do not count: `lambda tau: 0.25 * tau` gives the CVaR at level 0.25.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -172,7 +172,7 @@ def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Cal
         fits = distortion(middle) <= upto
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
 
-    # taus[i], the greatest tau with distortion(tau) <= upto[i], is where the quantile function leaves values[i].
+    # taus[i] is the greatest tau with distortion(tau) <= upto[i]: above it the quantile function exceeds values[i].
     bracket = jnp.zeros_like(upto), jnp.ones_like(upto)
     taus = jax.lax.fori_loop(0, jnp.finfo(upto.dtype).nmant + 3, halve, bracket)[0].at[-1].set(1)
     return jnp.sum(safe_multiply(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
@@ -185,8 +185,8 @@ def power_distortion(tau: ArrayLike, eta: ArrayLike) -> Array:
       tau: [...] fractions in [0, 1].
       eta: a number, or of a shape that broadcasts with tau's.
 
-    Negative eta is averse to risk, positive eta seeks it; 0 is neutral. Of n - 1 the distorted mean is that of the best
-    of n draws, of 1 - n that of the worst.
+    Negative eta is risk-averse, positive eta risk-seeking, 0 neutral. With eta = n - 1 the distorted mean is the mean
+    of the best of n draws; with eta = 1 - n, of the worst.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; as the best of several
     draws: GX-Chen et al. (2026), equation 17, https://arxiv.org/abs/2606.03962
@@ -202,7 +202,7 @@ def power_distortion(tau: ArrayLike, eta: ArrayLike) -> Array:
 def wang(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Wang's distortion [...]: Phi(Phi^-1(tau) + eta), Phi the normal distribution function.
 
-    Negative eta is averse to risk. Arguments as in `power_distortion`.
+    Negative eta is risk-averse. Arguments as in `power_distortion`.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; numbered in Zhang et
     al. (2025), equation 5, who weigh quantiles by its slope, so that positive eta is averse there,
@@ -212,15 +212,15 @@ def wang(tau: ArrayLike, eta: ArrayLike) -> Array:
     0.5
     """
     dtype = jnp.result_type(tau, eta, 1.0)
-    exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function knows no bfloat16
+    exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function has no bfloat16
     return ndtr(ndtri(jnp.asarray(tau, exact)) + jnp.asarray(eta, exact)).astype(dtype)
 
 
 def cpw(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Cumulative probability weighting [...]: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta).
 
-    People's eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for
-    eta above 0.28 or so. Arguments as in `power_distortion`, with eta above 0.
+    Measured in people, eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases
+    in tau for eta above about 0.28. Arguments as in `power_distortion`, with eta above 0.
 
     Source: Tversky & Kahneman (1992), equation 6, https://doi.org/10.1007/BF00122574; 0.71: Dabney et
     al. (2018), section 4, https://arxiv.org/abs/1806.06923

@@ -7,9 +7,9 @@ import numpy as np
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
 from jaxql.planning.arguments import is_concrete
+from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_at_zero, unchanged
 from jaxql.planning.model import check_mdp
 from jaxql.planning.policy_solvers import check_discounted
-from jaxql.planning.solvers import Method, Solution, resume_from_proof, solve, start_at_zero, unchanged
 from jaxql.types import MDP, Scalar
 
 

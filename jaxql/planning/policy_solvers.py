@@ -7,7 +7,7 @@ import numpy as np
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
 from jaxql.planning.arguments import is_concrete, is_one
-from jaxql.planning.solvers import Method, Solution, resume_from_proof, solve, start_below, unchanged
+from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_below, unchanged
 from jaxql.types import MDP, Array, Scalar
 
 MEMORY = 8  # policy iteration accepts values whose residual beats the worst of this many accepted before

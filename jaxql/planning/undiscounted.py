@@ -1,7 +1,7 @@
 """The largest total reward, at discount 1. Nothing contracts, so the values must be shown to be those of a policy."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,9 @@ def _of(policy, q):
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "method"))
-def solve(mdp, table, tolerance, max_iterations, dtype, method) -> dict:
+def solve(
+    mdp: MDP, table: sweeps.Table, tolerance: Array, max_iterations: Array, dtype: Any, method: Any
+) -> dict[str, Any]:
     """Sweeps until the values of the greedy policy satisfy Bellman's equation.
 
     After each failed proof the sweeps go on until the residual is ten times smaller.
