@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxql import bellman
 
+pytestmark = pytest.mark.float64
 B, A = 7, 4
 TOLERANCE = 1e-12 if jax.config.jax_enable_x64 else 1e-5
 

@@ -171,7 +171,7 @@ TRUE_VALUES = np.arange(-9, 10) / 10
 
 
 def walks(rng):
-    """Rows of random walks from the middle of 19 states: -1 on the left, 1 on the right; real for WALKS episodes."""
+    """Rows of random walks from the middle of 19 states: -1 on the left, 1 on the right; valid for WALKS episodes."""
     s, rows, done = 9, [], 0
     while len(rows) < TICKS:
         s2 = s + (1 if rng.random() < 0.5 else -1)

@@ -12,6 +12,7 @@ from scipy import stats
 
 from jaxql import distributional as dist
 
+pytestmark = pytest.mark.float64
 B, A, N, M, K = 5, 3, 4, 6, 7
 EXACT = jax.config.jax_enable_x64
 TOLERANCE = 1e-10 if EXACT else 2e-5

@@ -12,6 +12,7 @@ from jaxql import bellman, distributional, losses
 from jaxql.networks import masked
 from jaxql.types import Network, Transition
 
+pytestmark = pytest.mark.float64
 S, A, N = 6, 3, 32
 
 

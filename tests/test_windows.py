@@ -12,6 +12,7 @@ from jaxql import bellman
 from jaxql.bellman.windows import lambda_windows, n_step_windows
 from jaxql.replay import fold, zero_step
 
+pytestmark = pytest.mark.float64
 B, T, GAMMA = 16, 24, 0.9
 n_step = jax.jit(n_step_windows, static_argnames=("n", "partial"))
 traces = jax.jit(lambda_windows)

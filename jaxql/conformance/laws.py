@@ -78,12 +78,12 @@ _BOUNDARIES = (
     ),
 )
 _RESETS = (
-    Law("what a reset row holds never counts", _TIMEOUT, rows=_valid, alter=other_reset_rewards),
+    Law("the contents of a reset row never count", _TIMEOUT, rows=_valid, alter=other_reset_rewards),
     Law("a reset row starts nothing", _TIMEOUT, rows=_not_valid),
 )
 TOGETHER = (  # checked only where all other laws hold; otherwise these would fail for the same reasons
     Law("a termination pays its last reward", ends_in_last_row(terminated=True), rows=_last),
-    Law("what ends in both ways is terminated", ends_in_last_row(terminated=True, truncated=True)),
+    Law("a row with both ends is terminated", ends_in_last_row(terminated=True, truncated=True)),
     Law("all boundaries together", all_boundaries),
 )
 

@@ -1,4 +1,4 @@
-"""Exact planning on an `MDP`: operators, optima, policies and what they are worth.
+"""Exact planning on an `MDP`: operators, optimal values, policies and their values.
 
 Shapes: S states, A actions, K successors. The operators keep the dtype of their arguments. The solvers compute in
 float64, whatever JAX's default, and round once on return: a planner that rounds at every sweep cannot bound its error.
