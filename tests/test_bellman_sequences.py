@@ -187,11 +187,15 @@ def test_function_is_its_definition_batched_and_alone(name):
     want = defined(name, x)
     np.testing.assert_allclose(jax.jit(functools.partial(call, name))(x), want, atol=TOLERANCE)
     if name in ("lambda_returns", "retrace_continuous", "retrace"):  # batching is the same for all
-        nested = call(name, {key: value[None] for key, value in x.items()})
-        np.testing.assert_allclose(nested, want[None], atol=TOLERANCE)
-        mapped = jax.vmap(functools.partial(call, name))({key: jnp.asarray(value) for key, value in x.items()})
-        np.testing.assert_allclose(mapped, want, atol=TOLERANCE)
-        np.testing.assert_allclose(call(name, {key: value[0] for key, value in x.items()}), want[0], atol=TOLERANCE)
+        function = functools.partial(call, name)
+
+        @jax.jit
+        def variants(x):
+            nested, alone = (jax.tree.map(lambda value, i=i: value[i], x) for i in (None, 0))
+            return function(nested), jax.vmap(function)(x), function(alone)
+
+        for got, same in zip(variants(x), (want[None], want, want[0]), strict=True):
+            np.testing.assert_allclose(got, same, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -547,12 +551,17 @@ def test_dtypes_of_every_kind_are_taken():
     x = sequences(12)
     floats = {key: jnp.asarray(x[key], jnp.bfloat16) for key in ("q_tm1", "q_t", "v_tm1", "v_t")}
     r, d, a = jnp.ones((B, T), int), jnp.ones((B, T), bool), x["a_t"]
-    for got in (
-        bellman.td_lambda(floats["v_tm1"], r, d, floats["v_t"], 0.5),
-        bellman.n_step_bootstrapped_returns(r, d, floats["v_t"], 2),
-        bellman.watkins_q_lambda(floats["q_tm1"], a, r, d, floats["q_t"], a, 0.5),
-        bellman.transformed_q_lambda(floats["q_tm1"], a, r, d, floats["q_t"], 0.5, tx_pair=PAIRS["hyperbolic"]),
-    ):
+
+    @jax.jit
+    def everything(q_tm1, q_t, v_tm1, v_t):
+        return (
+            bellman.td_lambda(v_tm1, r, d, v_t, 0.5),
+            bellman.n_step_bootstrapped_returns(r, d, v_t, 2),
+            bellman.watkins_q_lambda(q_tm1, a, r, d, q_t, a, 0.5),
+            bellman.transformed_q_lambda(q_tm1, a, r, d, q_t, 0.5, tx_pair=PAIRS["hyperbolic"]),
+        )
+
+    for got in everything(**floats):
         assert got.dtype == jnp.bfloat16
         assert got.shape == (B, T)
     x = {key: jnp.asarray(value, int if value.dtype == int else jnp.bfloat16) for key, value in x.items()}
@@ -599,7 +608,7 @@ def test_gradients_stay_finite_where_only_a_trace_or_a_stopped_target_overflows(
     one, rho = jnp.ones(2), jnp.array([100.0])
     for stop in True, False:
         args = one, jnp.ones(1), one, one, one / 2
-        slope = jax.grad(lambda rho: bellman.retrace_continuous(*args, rho, 1.0, stop).sum())(rho)  # noqa: B023
+        slope = jax.jit(jax.grad(lambda rho: bellman.retrace_continuous(*args, rho, 1.0, stop).sum()))(rho)  # noqa: B023
         assert slope == 0  # the trace is cut at 1
 
     def errors(w):  # a value so large that the inverse of the scale is infinite, past an end
@@ -607,7 +616,7 @@ def test_gradients_stay_finite_where_only_a_trace_or_a_stopped_target_overflows(
         pair = bellman.SIGNED_LOGP1_PAIR
         return bellman.transformed_q_lambda(w * jnp.ones((1, 2)), a, one[:1], 0 * one[:1], q_t, 0.9, tx_pair=pair).sum()
 
-    assert jax.grad(errors)(1.0) == -1
+    assert jax.jit(jax.grad(errors))(1.0) == -1
 
 
 def test_without_a_batch_axis_an_argument_is_shared():

@@ -53,9 +53,7 @@ class Method(NamedTuple):
     """The functions of a solver; x is values [S] or action values [A, S], `extra` is any other state."""
 
     init: Callable[[sweeps.Table], tuple[Array, Any]]  # table -> (x, extra)
-    step: Callable[
-        ..., tuple[Array, Any, Array, Array]
-    ]  # (table, settings, x, extra) -> (x, extra, min and max of Tv-v)
+    step: Callable[..., tuple[Array, Any, Array, Array]]  # (table, settings, x, extra) -> (x, extra, bounds on T v - v)
     finalise: Callable[[Array, Any], Array]  # (x, extra) -> the x to prove; its T v - v lies within those of `step`
     resume: Callable[[Array, Any, sweeps.Proof], tuple[Array, Any]]  # (x, extra, proof too weak) -> (x, extra)
     proof_interval: int  # most steps between proofs; a proof measures the rounding error

@@ -74,7 +74,7 @@ def to_table(
 ) -> Table:
     """The table of a float64 model. The last three arguments say how its numbers and its discount were rounded."""
     gamma, relative, absolute = jnp.float64(discount), jnp.float64(rel_rounding), jnp.float64(abs_rounding)
-    off_by = jnp.float64(discount_rounding)
+    discount_error = jnp.float64(discount_rounding)
     next_state, probability, reward, ends = (jnp.transpose(x, (1, 2, 0)) for x in mdp[:4])
     total = sum_over_successors(lambda p: p, probability)
     probability = probability / total[:, None]
@@ -88,11 +88,11 @@ def to_table(
         reward=reward,
         sum_error=jnp.abs(total - 1),
         discount=gamma,
-        min_discount=gamma * (1 - off_by) * jnp.maximum(0, 1 - jnp.max(ending) * (1 + ending_error)),
-        max_discount=gamma * (1 + off_by) * (1 - jnp.min(ending) * (1 - ending_error)),
+        min_discount=gamma * (1 - discount_error) * jnp.maximum(0, 1 - jnp.max(ending) * (1 + ending_error)),
+        max_discount=gamma * (1 + discount_error) * (1 - jnp.min(ending) * (1 - ending_error)),
         rel_rounding=relative,
         abs_rounding=absolute,
-        discount_rounding=off_by,
+        discount_rounding=discount_error,
     )
 
 
@@ -178,9 +178,8 @@ def sweep_rounding(table: Table, values: Array, q: Array) -> Array:
     ahead = jnp.where(table.weight != 0, table.discount * gather(values, table.next_state), 0)
     whole = (reward == jnp.round(reward)) & (jnp.abs(reward) * table.rel_rounding < 1)
     deviation = jnp.abs(reward + ahead - q[:, None])
-    inexact = table.rel_rounding * (
-        jnp.where(whole, 0, jnp.abs(reward)) + deviation
-    ) + table.discount_rounding * jnp.abs(ahead)
+    inexact = table.rel_rounding * (jnp.where(whole, 0, jnp.abs(reward)) + deviation)
+    inexact = inexact + table.discount_rounding * jnp.abs(ahead)
     total = inexact + factor[:, None] * (jnp.abs(reward) + jnp.abs(ahead))
     return jnp.max(jnp.sum(table.probability * total + table.abs_rounding * (table.probability + deviation), axis=1))
 
