@@ -1,4 +1,4 @@
-"""The packages' READMEs: their tables are what the docstrings say, every function has its row, the examples run."""
+"""The packages' READMEs: their tables are those of the docstrings, every function has its row, the examples run."""
 
 import importlib
 import inspect
@@ -30,6 +30,14 @@ def test_every_function_has_a_source_and_an_example(package):
     functions = write_tables.functions(importlib.import_module(f"jaxql.{package}"))
     lacking = [name for name, f in functions if not all(x in (inspect.getdoc(f) or "") for x in ("Source: ", ">>> "))]
     assert not lacking
+
+
+@pytest.mark.parametrize("package", [name for name in PACKAGES if name != "losses"])
+def test_every_parameter_and_result_has_a_type(package):
+    for name, f in write_tables.functions(importlib.import_module(f"jaxql.{package}")):
+        signature = inspect.signature(f)
+        types = [*(x.annotation for x in signature.parameters.values()), signature.return_annotation]
+        assert inspect.Signature.empty not in types, name
 
 
 def oracle():

@@ -4,9 +4,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql.bellman.core import batched, select_action
-from jaxql.bellman.returns import (
-    lambda_returns,
-)
+from jaxql.bellman.returns import lambda_returns
 from jaxql.types import Array
 
 

@@ -6,6 +6,7 @@ return is computed on the true scale, and h is applied to it. No reward is clipp
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -33,7 +34,7 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     signature = inspect.signature(build_targets)
     values = [list(signature.parameters)[index] for index in value_argnums]
 
-    def build_transformed(tx_pair, *args, **kwargs):
+    def build_transformed(tx_pair: TxPair, *args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         for name in values:
             bound.arguments[name] = tx_pair.apply_inv(bound.arguments[name])
