@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         distributional as distributional,
         envs as envs,
         explore as explore,
+        kernels as kernels,
         loop as loop,
         losses as losses,
         mesh as mesh,
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
         planning as planning,
         replay as replay,
         tabular as tabular,
-        truth as truth,
         types as types,
     )
     from jaxql.agents import REGISTRY as REGISTRY, AgentEntry as AgentEntry
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     )
 
 _HOMES = {
-    "": "agents bellman conformance distributional envs explore loop losses mesh networks planning replay"
-    " tabular truth types",
+    "": "agents bellman conformance distributional envs explore kernels loop losses mesh networks planning replay"
+    " tabular types",
     ".agents": "REGISTRY AgentEntry",
     ".errors": "UserError",
     ".lab.runs": "Run open_run",

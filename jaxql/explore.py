@@ -1,15 +1,16 @@
-"""Choosing actions from action values."""
+"""Exploration: epsilon-greedy actions and the schedule of epsilon."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.types import Array
+from jaxql.types import Array, Scalar
 
 
-def epsilon_greedy(key, q, epsilon) -> Array:
-    """Actions [..., ] int32: with probability epsilon any legal one, else one of the best, ties broken at random.
+def epsilon_greedy(key: Array, q: Array, epsilon: Scalar) -> Array:
+    """Actions [...] int32: with probability epsilon any legal action, else a best one, ties broken at random.
 
-    Each row has its own coin, and at epsilon 0 none of them ever explores.
+    Each row explores independently. At epsilon 0 no row explores.
 
     Args:
       key: a PRNG key; the same key and values give the same actions.
@@ -30,10 +31,10 @@ def epsilon_greedy(key, q, epsilon) -> Array:
     return jnp.sum(place <= winner[..., None], axis=-1, dtype=jnp.int32)
 
 
-def linear_epsilon(env_steps, final, exploration_steps) -> Array:
-    """Epsilon after so many env steps: from 1 at step 0 linearly to `final` at `exploration_steps`, then constant.
+def linear_epsilon(env_steps: ArrayLike, final: Scalar, exploration_steps: ArrayLike) -> Array:
+    """Epsilon [...] after `env_steps` [...]: 1 at step 0, linear to `final` at `exploration_steps`, then constant.
 
-    Every argument may be traced, so that agents with different schedules can share one program.
+    Every argument may be traced, so agents with different schedules can share one program.
 
     >>> print(linear_epsilon(jnp.array([0, 50, 100, 1000]), 0.5, 100))
     [1.   0.75 0.5  0.5 ]

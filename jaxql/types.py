@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 Array = jax.Array
+Scalar = jax.Array | float  # one number, which may be traced
 ArrayT = TypeVar("ArrayT")  # jax.Array or numpy.ndarray
 
 

@@ -12,7 +12,7 @@ import jaxql
 
 ROOT = Path(jaxql.__file__).parent
 EDGE = {"envs", "lab", "cli", "__main__", "__init__"}
-EQUATIONS = {"bellman", "distributional", "losses", "planning", "tabular", "truth", "conformance"}
+EQUATIONS = {"bellman", "distributional", "losses", "planning", "tabular", "conformance"}
 CORE = EQUATIONS | {"types", "explore", "replay", "sum_tree", "recurrent", "loop", "mesh"}
 CORE |= {"kernels", "networks", "heads"}
 MAY_IMPORT = {  # module of the core: what it may import of the package, besides its own parts
@@ -23,7 +23,6 @@ MAY_IMPORT = {  # module of the core: what it may import of the package, besides
     "losses": {"types", "bellman", "distributional"},
     "planning": {"types", "errors"},
     "tabular": {"types", "errors", "bellman"},
-    "truth": {"types", "errors", "planning"},
     "conformance": {"types", "bellman"},
     "explore": {"types"},
     "sum_tree": {"types"},

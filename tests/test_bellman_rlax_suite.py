@@ -1,7 +1,8 @@
 """rlax's own tests, run on jaxql's functions: changing the import is enough.
 
 Each of its test modules is loaded a second time with jaxql's functions in the place of rlax's; rlax itself is left as
-it is. Classes that test none of the shared functions are left out.
+it is. Classes that test none of the shared functions are left out. Of the variants of a test two are run: jitted, and
+eager with NumPy arguments. The other two, eager with device arrays, compile and run the same operations.
 """
 
 import ast
@@ -63,9 +64,21 @@ def suite(library):
     return {name: getattr(module, name) for name, names in used.items() if names}, shared, set().union(*used.values())
 
 
+REPEATED = "__without_jit", "__with_device", "__with_pmap"
+
+
+def without_repeats(tests):
+    """A test class without the variants that repeat another."""
+    for name in [name for name in vars(tests) if name.endswith(REPEATED)]:
+        base = name.rsplit("__", 1)[0]
+        if any(f"{base}__{kept}" in vars(tests) for kept in ("with_jit", "without_device")):
+            delattr(tests, name)
+    return tests
+
+
 SUITES = {library: suite(library) for library in LIBRARIES}
 for found, _, _ in SUITES.values():
-    globals().update(found)  # pytest collects them from here
+    globals().update({name: without_repeats(tests) for name, tests in found.items()})  # pytest collects them from here
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxql import bellman
 
+pytestmark = pytest.mark.float64
 B, T, A = 3, 6, 3
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 2e-5
 PAIRS = {
@@ -186,11 +187,15 @@ def test_function_is_its_definition_batched_and_alone(name):
     want = defined(name, x)
     np.testing.assert_allclose(jax.jit(functools.partial(call, name))(x), want, atol=TOLERANCE)
     if name in ("lambda_returns", "retrace_continuous", "retrace"):  # batching is the same for all
-        nested = call(name, {key: value[None] for key, value in x.items()})
-        np.testing.assert_allclose(nested, want[None], atol=TOLERANCE)
-        mapped = jax.vmap(functools.partial(call, name))({key: jnp.asarray(value) for key, value in x.items()})
-        np.testing.assert_allclose(mapped, want, atol=TOLERANCE)
-        np.testing.assert_allclose(call(name, {key: value[0] for key, value in x.items()}), want[0], atol=TOLERANCE)
+        function = functools.partial(call, name)
+
+        @jax.jit
+        def variants(x):
+            nested, alone = (jax.tree.map(lambda value, i=i: value[i], x) for i in (None, 0))
+            return function(nested), jax.vmap(function)(x), function(alone)
+
+        for got, same in zip(variants(x), (want[None], want, want[0]), strict=True):
+            np.testing.assert_allclose(got, same, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -244,7 +249,7 @@ def test_function_agrees_with_rlax_in_value_and_gradient(rlax, name):
 
 
 def others_of_rlax(library, x, stop):
-    """What takes n, a value or a pair besides its data, whole or of one sequence."""
+    """The functions that take n, a value or a pair besides their data, of a batch or of one sequence."""
     r, d, q, then, a = (x[key] for key in ("r_t", "discount_t", "q_tm1", "q_t", "a_tm1"))
     options = dict(stop_target_gradients=stop, tx_pair=library.SIGNED_LOGP1_PAIR)
     retraced = q, then, a, x["a_t"], r, d, x["pi_t"], x["mu_t"], x["lambda_"]
@@ -414,12 +419,13 @@ def test_one_illegal_action_more_changes_nothing():
 @pytest.mark.parametrize("name", PAIRS)
 def test_pair_is_its_definition_increasing_odd_and_undone_by_its_inverse(name):
     pair, (there, back) = PAIRS[name], TRUE_PAIRS[name]
+    pair = bellman.TxPair(jax.jit(pair.apply), jax.jit(pair.apply_inv))
     x = np.concatenate([-np.logspace(2, -4, 40), [0.0], np.logspace(-4, 2, 40)])
-    y = jax.jit(pair.apply)(x)
+    y = pair.apply(x)
     np.testing.assert_allclose(y, [there(value) for value in x], rtol=1e-5, atol=1e-7)
     squashed = np.linspace(-4, 4, 41)
     np.testing.assert_allclose(pair.apply_inv(squashed), [back(value) for value in squashed], rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(jax.jit(pair.apply_inv)(y), x, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(pair.apply_inv(y), x, rtol=2e-5, atol=1e-7)
     assert np.all(np.diff(y) > 0)
     np.testing.assert_allclose(pair.apply(-x), -y, rtol=1e-6)
     np.testing.assert_array_equal(pair.apply(np.array([-np.inf, np.inf])), [-np.inf, np.inf])
@@ -437,25 +443,39 @@ def test_slope_of_a_pair_is_right_at_zero_too(name):
 
 def test_pairs_agree_with_rlax(rlax):
     x = jnp.linspace(-5, 5, 31)
-    for name in "IDENTITY_PAIR SIGNED_LOGP1_PAIR SIGNED_HYPERBOLIC_PAIR HYPERBOLIC_SIN_PAIR".split():
-        ours, theirs = getattr(bellman, name), getattr(rlax, name)
-        np.testing.assert_allclose(ours.apply(x), theirs.apply(x), atol=1e-5)
-        np.testing.assert_allclose(ours.apply_inv(x), theirs.apply_inv(x), rtol=1e-3, atol=1e-3)  # theirs cancels
-    below = x / 6
-    ours, theirs = bellman.DISCOUNT_TRANSFORM_PAIR, rlax.DISCOUNT_TRANSFORM_PAIR
-    for f, oracle in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(f(below), oracle(below), atol=1e-6)
-    np.testing.assert_allclose(bellman.power(x, 0.3), rlax.power(x, 0.3), atol=1e-5)
-    for make in (
-        lambda library: library.twohot_pair(-4.0, 4.0, 9),
-        lambda library: library.muzero_pair(-2.0, 2.0, 11, library.SIGNED_HYPERBOLIC_PAIR),
-        lambda library: library.unbiased_transform_pair(-2.0, 2.0, 11, library.SIGNED_HYPERBOLIC_PAIR),
-    ):
-        (apply, apply_inv), oracle = make(bellman), make(rlax)
-        weights = apply(x)
-        np.testing.assert_allclose(apply_inv(weights), oracle.apply_inv(weights), atol=1e-3)  # theirs cancels
-        inside = np.asarray(oracle.apply(x)).sum(-1) > 0.5
-        np.testing.assert_allclose(weights[inside], oracle.apply(x)[inside], atol=1e-3)
+    names = "IDENTITY_PAIR SIGNED_LOGP1_PAIR SIGNED_HYPERBOLIC_PAIR HYPERBOLIC_SIN_PAIR".split()
+
+    def everything(library, x):
+        pairs = [getattr(library, name) for name in names]
+        below = [f(x / 6) for f in library.DISCOUNT_TRANSFORM_PAIR]
+        return [p.apply(x) for p in pairs], [p.apply_inv(x) for p in pairs], below, library.power(x, 0.3)
+
+    ours, theirs = (jax.jit(functools.partial(everything, library))(x) for library in (bellman, rlax))
+    for got, want, tolerance in zip(ours, theirs, (1e-5, 1e-3, 1e-6, 1e-5), strict=True):  # their inverses cancel
+        rtol = 1e-3 if tolerance == 1e-3 else 1e-7
+        for y, oracle in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+            np.testing.assert_allclose(y, oracle, rtol=rtol, atol=tolerance)
+
+    def two_hot(library):
+        hyperbolic = library.SIGNED_HYPERBOLIC_PAIR
+        return (
+            library.twohot_pair(-4.0, 4.0, 9),
+            library.muzero_pair(-2.0, 2.0, 11, hyperbolic),
+            library.unbiased_transform_pair(-2.0, 2.0, 11, hyperbolic),
+        )
+
+    weights = jax.jit(lambda x: [pair.apply(x) for pair in two_hot(bellman)])(x)
+    theirs = jax.jit(lambda x: [pair.apply(x) for pair in two_hot(rlax)])(x)
+    back, their_back = (
+        jax.jit(lambda ws, library=library: [p.apply_inv(w) for p, w in zip(two_hot(library), ws, strict=True)])(
+            weights
+        )
+        for library in (bellman, rlax)
+    )
+    for got, want, inverse, their_inverse in zip(weights, theirs, back, their_back, strict=True):
+        np.testing.assert_allclose(inverse, their_inverse, atol=1e-3)  # theirs cancels
+        inside = np.asarray(want).sum(-1) > 0.5
+        np.testing.assert_allclose(got[inside], want[inside], atol=1e-3)
 
 
 @settings(deadline=None, max_examples=20)
@@ -531,12 +551,17 @@ def test_dtypes_of_every_kind_are_taken():
     x = sequences(12)
     floats = {key: jnp.asarray(x[key], jnp.bfloat16) for key in ("q_tm1", "q_t", "v_tm1", "v_t")}
     r, d, a = jnp.ones((B, T), int), jnp.ones((B, T), bool), x["a_t"]
-    for got in (
-        bellman.td_lambda(floats["v_tm1"], r, d, floats["v_t"], 0.5),
-        bellman.n_step_bootstrapped_returns(r, d, floats["v_t"], 2),
-        bellman.watkins_q_lambda(floats["q_tm1"], a, r, d, floats["q_t"], a, 0.5),
-        bellman.transformed_q_lambda(floats["q_tm1"], a, r, d, floats["q_t"], 0.5, tx_pair=PAIRS["hyperbolic"]),
-    ):
+
+    @jax.jit
+    def everything(q_tm1, q_t, v_tm1, v_t):
+        return (
+            bellman.td_lambda(v_tm1, r, d, v_t, 0.5),
+            bellman.n_step_bootstrapped_returns(r, d, v_t, 2),
+            bellman.watkins_q_lambda(q_tm1, a, r, d, q_t, a, 0.5),
+            bellman.transformed_q_lambda(q_tm1, a, r, d, q_t, 0.5, tx_pair=PAIRS["hyperbolic"]),
+        )
+
+    for got in everything(**floats):
         assert got.dtype == jnp.bfloat16
         assert got.shape == (B, T)
     x = {key: jnp.asarray(value, int if value.dtype == int else jnp.bfloat16) for key, value in x.items()}
@@ -583,7 +608,7 @@ def test_gradients_stay_finite_where_only_a_trace_or_a_stopped_target_overflows(
     one, rho = jnp.ones(2), jnp.array([100.0])
     for stop in True, False:
         args = one, jnp.ones(1), one, one, one / 2
-        slope = jax.grad(lambda rho: bellman.retrace_continuous(*args, rho, 1.0, stop).sum())(rho)  # noqa: B023
+        slope = jax.jit(jax.grad(lambda rho: bellman.retrace_continuous(*args, rho, 1.0, stop).sum()))(rho)  # noqa: B023
         assert slope == 0  # the trace is cut at 1
 
     def errors(w):  # a value so large that the inverse of the scale is infinite, past an end
@@ -591,7 +616,7 @@ def test_gradients_stay_finite_where_only_a_trace_or_a_stopped_target_overflows(
         pair = bellman.SIGNED_LOGP1_PAIR
         return bellman.transformed_q_lambda(w * jnp.ones((1, 2)), a, one[:1], 0 * one[:1], q_t, 0.9, tx_pair=pair).sum()
 
-    assert jax.grad(errors)(1.0) == -1
+    assert jax.jit(jax.grad(errors))(1.0) == -1
 
 
 def test_without_a_batch_axis_an_argument_is_shared():

@@ -171,7 +171,7 @@ TRUE_VALUES = np.arange(-9, 10) / 10
 
 
 def walks(rng):
-    """Rows of random walks from the middle of 19 states: -1 on the left, 1 on the right; real for WALKS episodes."""
+    """Rows of random walks from the middle of 19 states: -1 on the left, 1 on the right; valid for WALKS episodes."""
     s, rows, done = 9, [], 0
     while len(rows) < TICKS:
         s2 = s + (1 if rng.random() < 0.5 else -1)
@@ -192,7 +192,7 @@ def n_step_error(rows, rates, n):
 
     def one(s, reward, over, s2, valid, rate):
         w = n_step_windows(reward, over, jnp.zeros_like(over), valid, n, 1.0)
-        arrive = jnp.append(s, s2[-1])[w.bootstrap]
+        arrive = jnp.append(s, s2[-1])[w.bootstrap_index]
 
         def tick(q, t):
             row = (x[t][None] for x in (s, jnp.zeros_like(s), w.reward, w.discount, arrive, w.valid))

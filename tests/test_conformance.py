@@ -15,7 +15,7 @@ TERMINATION, TRUNCATION = "a termination is not bootstrapped", "a truncation is 
 CROSSES_TERMINATION, CROSSES_TRUNCATION = "nothing crosses a termination", "nothing crosses a truncation"
 CROSSES_RESET = "nothing crosses a reset that no end announced"
 LIFE = "a lost life ends its episode"
-HOLDS, STARTS = "what a reset row holds never counts", "a reset row starts nothing"
+HOLDS, STARTS = "the contents of a reset row never count", "a reset row starts nothing"
 LAST_ROW, TOGETHER = "the last row is bootstrapped", "all boundaries together"
 
 
@@ -178,7 +178,7 @@ def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.valid, paid=lam
         ({}, set()),
         ({"dead": lambda x: x.terminated | x.truncated}, {TRUNCATION}),
         ({"dead": lambda x: x.terminated & False}, {TERMINATION}),
-        ({"dead": lambda x: x.terminated & ~x.truncated}, {"what ends in both ways is terminated"}),
+        ({"dead": lambda x: x.terminated & ~x.truncated}, {"a row with both ends is terminated"}),
         ({"paid": lambda x: ~x.terminated}, {"a termination pays its last reward"}),
         ({"used": lambda x: x.valid | True, "paid": lambda x: True}, {STARTS}),
         ({"later": 0}, {"the error is its equation", TRUNCATION}),
@@ -188,7 +188,7 @@ def test_mistakes_of_one_step_are_caught_by_name(mistake, laws):
     assert names(check_td_error(functools.partial(td_error, **mistake))) == laws
 
 
-def test_a_mask_must_be_the_real_rows():
+def test_a_mask_must_be_the_valid_rows():
     assert_conforms(check_td_error(lambda x: (td_error(x), x.valid)))
     assert names(check_td_error(lambda x: (td_error(x), x.valid | True))) == {STARTS}
     assert "the error is its equation" in names(check_td_error(lambda x: (td_error(x), x.valid & False)))

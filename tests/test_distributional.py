@@ -12,6 +12,7 @@ from scipy import stats
 
 from jaxql import distributional as dist
 
+pytestmark = pytest.mark.float64
 B, A, N, M, K = 5, 3, 4, 6, 7
 EXACT = jax.config.jax_enable_x64
 TOLERANCE = 1e-10 if EXACT else 2e-5
@@ -486,7 +487,7 @@ def test_entropic_risk_at_its_limits():
 
 DISTORTIONS = {  # name: (ours, by its definition, neutral eta, other etas)
     "power": (
-        dist.power,
+        dist.power_distortion,
         lambda t, e: t ** (1 / (1 + e)) if e >= 0 else 1 - (1 - t) ** (1 / (1 - e)),
         0.0,
         (2.0, -2.0),
@@ -527,7 +528,7 @@ def test_whole_powers_read_the_best_or_the_worst_of_several_draws():
         draws = np.stack(np.meshgrid(*[np.arange(M)] * n))
         weights = np.prod(probs[draws], axis=0)
         for best_of, eta in (np.max, n - 1), (np.min, 1 - n):
-            got = dist.distorted_mean(values, probs, distortion=lambda tau, eta=eta: dist.power(tau, eta))
+            got = dist.distorted_mean(values, probs, distortion=lambda tau, eta=eta: dist.power_distortion(tau, eta))
             close(got, np.sum(weights * best_of(values[draws], axis=0)))
 
 

@@ -11,7 +11,8 @@ import jaxql
 MODULES = [m.name for m in pkgutil.walk_packages(jaxql.__path__, "jaxql.") if not m.name.endswith("__main__")]
 EXPLAINED = {
     f"jaxql.{core}"
-    for core in "bellman.one_step bellman.multistep explore losses planning replay tabular.updates truth".split()
+    for core in ("bellman.one_step", "bellman.multistep", "conformance", "explore", "losses", "planning")
+    + ("planning.regret", "replay", "tabular.updates")
 }
 
 

@@ -25,6 +25,7 @@ from jaxql.planning import from_gymnasium
 from jaxql.replay import Ring, uniform_replay, zero_step
 from jaxql.types import Network, Transition
 
+pytestmark = pytest.mark.float64
 TABLES = dict(learning_rate=0.01, discount=0.9, epsilon=0.1, exploration_steps=500.0, target_period_updates=50)
 CAUTIOUS = 0.0005  # other heads magnify rounding from update to update
 ENVS = 4
@@ -45,9 +46,10 @@ OFTEN = "q-iteration", "q-learning", "dqn", "pqn"  # the others are marked slow
 
 
 def of(names):
-    return pytest.mark.parametrize(
-        "name", [pytest.param(x, marks=() if x in OFTEN else pytest.mark.slow) for x in names]
-    )
+    def marks(name):
+        return [pytest.mark.float32] * (name == "pqn") + [pytest.mark.slow] * (name not in OFTEN)
+
+    return pytest.mark.parametrize("name", [pytest.param(x, marks=marks(x)) for x in names])
 
 
 every_agent = of(agents.REGISTRY)
@@ -177,6 +179,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
     assert floats == {jnp.dtype(float) if jax.config.jax_enable_x64 else jnp.dtype(jnp.float32)}
 
 
+@pytest.mark.float32
 @every_agent
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name), plan_of(name))[0])
@@ -185,6 +188,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(name):
     assert gap(first, other) > 0
 
 
+@pytest.mark.float32
 @every_agent
 def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     agent = loop.jit_agent(agent_of(name))
@@ -203,6 +207,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     assert jax.random.key_data(key).shape, "the caller's key must survive donation"
 
 
+@pytest.mark.float32
 @every_agent
 def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
     """An emulator may write its next frame where the last one was."""
@@ -221,6 +226,7 @@ def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
     jax.tree.map(np.testing.assert_array_equal, (state.data, state.params, state.target), seen)
 
 
+@pytest.mark.float32
 @every_agent
 def test_resumed_equals_uninterrupted(name, tmp_path):
     """To the last bit, through the files of a checkpoint: a state is all that a learner knows."""
@@ -258,6 +264,7 @@ def test_no_gradient_flows_into_the_target_network(name):
     assert gap(into_target, jax.tree.map(jnp.zeros_like, into_target)) == 0
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("name", ["per-dqn", "r2d2"])
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
@@ -274,6 +281,7 @@ def test_a_compiled_loop_copies_no_store(name):
     assert not copies
 
 
+@pytest.mark.float32
 @every_agent
 def test_policy_is_greedy_at_zero_and_random_at_one(name):
     agent = agent_of(name)
@@ -328,6 +336,7 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
     np.testing.assert_allclose(jnp.max(state.params["q_values"][0]), 0.9**5, atol=1e-3)
 
 
+@pytest.mark.float32
 @of(name for name in agents.REGISTRY if deep(name))
 def test_it_catches(name):
     """Nearly every ball caught (mean return 1) after 30 compiled seconds at most; without learning the mean is -0.6."""

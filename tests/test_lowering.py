@@ -8,12 +8,11 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from jaxql.envs.device import DeviceEnv
 from test_laws import ENVS, SMALL, settings_of
 
 from jaxql import agents
 from jaxql.agents.state import hyper_of
-from jaxql.envs.jax import catch
+from jaxql.envs.jax import DeviceEnv, catch
 from jaxql.kernels import onednn
 from jaxql.replay import zero_step
 from jaxql.types import EnvSpec

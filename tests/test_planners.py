@@ -187,7 +187,7 @@ def test_operators_are_monotone_contractions(seed, discount):
         ("CliffWalking-v1", {}, ["gauss-seidel", "prioritised"]),
     ],
 )
-def test_planners_agree_on_gymnasium_s_worlds(env, options, names):
+def test_planners_agree_on_gymnasium_s_envs(env, options, names):
     made = gymnasium.make(env, **options)
     mdp = planning.from_gymnasium(made)
     made.close()

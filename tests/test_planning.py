@@ -17,6 +17,7 @@ from jaxql import planning
 from jaxql.errors import UserError
 from jaxql.types import MDP
 
+pytestmark = pytest.mark.float64
 S, A, K = 6, 3, 4
 FLOATS = [np.float32, np.float64] if jax.config.jax_enable_x64 else [np.float32]
 few = settings(max_examples=15, deadline=None, derandomize=True)

@@ -187,7 +187,7 @@ def batch_of(rng, length):
         action=zeros.astype(jnp.int32),
         reward=zeros.at[0, -1].set(1.0),
         discount=zeros,
-        bootstrap=1 + jnp.arange(length, dtype=jnp.int32)[None],
+        bootstrap_index=1 + jnp.arange(length, dtype=jnp.int32)[None],
         valid=zeros == 0,
         memory=jnp.zeros((1, WIDTH)),
         weight=jnp.ones(1),

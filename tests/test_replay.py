@@ -10,6 +10,7 @@ import pytest
 from jaxql.replay import n_step_transition, prioritised_replay, sum_tree, uniform_replay, zero_step
 from jaxql.types import Step, Transition
 
+pytestmark = pytest.mark.float64
 DRAWS = 300
 
 
@@ -194,6 +195,7 @@ def test_weights_undo_the_odds(beta=0.7):
     np.testing.assert_allclose(batch.weight, (np.array([1.0, 2, 5, 9]) ** -beta)[batch.index], rtol=1e-5)
 
 
+@pytest.mark.float32
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 def test_shards_draw_from_their_own_envs(kind, ticks=5):
     replay = kind(capacity=40, shards=4)

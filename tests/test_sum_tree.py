@@ -7,6 +7,8 @@ import pytest
 
 from jaxql.replay import sum_tree
 
+pytestmark = pytest.mark.float64
+
 
 @pytest.mark.parametrize("size", [1, 128, 129, 40_000])
 def test_it_is_an_array_with_a_total(size):
@@ -35,6 +37,7 @@ def test_draws_are_in_proportion_and_never_of_nothing():
     assert chi_squared < len(groups) + 4 * np.sqrt(2 * len(groups))
 
 
+@pytest.mark.float32
 def test_a_speck_among_giants_is_drawn_as_often_as_it_should_be():
     weights = np.full(100_000, 1e-7)
     weights[::1_000] = 1.0

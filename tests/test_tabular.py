@@ -14,6 +14,7 @@ from jaxql.errors import UserError
 from jaxql.explore import epsilon_greedy
 from jaxql.tabular import Counts, count, empirical_mdp, empty_counts, q_learning_update
 
+pytestmark = pytest.mark.float64
 S, A, B = 4, 2, 32
 compiled_count, compiled_update = jax.jit(count), jax.jit(q_learning_update)
 few = settings(max_examples=20, deadline=None, derandomize=True)
@@ -73,7 +74,7 @@ def test_the_empirical_model_is_made_of_frequencies_and_mean_rewards(seed):
     batch = rows(seed)
     counts, slow = count(empty_counts(S, A), *batch), slow_count([batch])
     mdp = jax.jit(empirical_mdp)(counts)
-    planning.check(mdp)
+    planning.check_mdp(mdp)
     values = np.random.default_rng(seed).normal(size=S)
     found = jax.jit(planning.action_values)(mdp, jnp.asarray(values, mdp.reward.dtype), 0.9)
     for s, a in np.ndindex(S, A):
@@ -93,7 +94,7 @@ def test_enough_counts_give_the_true_model():
     assert_allclose(planning.best_return(learned), -13, rtol=1e-6)
 
 
-def test_counts_of_a_random_world_approach_its_model():
+def test_counts_of_a_random_env_approach_its_model():
     """Hoeffding and a union bound: after n draws of each pair no frequency is off by eps, but for odds of 1e-9."""
     lake, rng, n = planning.from_gymnasium("FrozenLake-v1"), np.random.default_rng(0), 4000
     p = np.asarray(lake.probability, float)
@@ -143,7 +144,7 @@ def slow_update(q, batch, discount, learning_rate):
 
 @few
 @given(st.integers(0, 10**6))
-def test_the_update_equals_a_loop_over_the_worlds(seed):
+def test_the_update_equals_a_loop_over_the_envs(seed):
     batch, rng = rows(seed), np.random.default_rng(seed)
     state, action, reward, terminated, next_state, valid = batch
     q, rate = rng.normal(size=(S, A)), rng.random(B)
@@ -179,7 +180,7 @@ def test_columns_that_would_broadcast_are_refused_by_name(change, message):
             tabular.naive_q_lambda_update(**row, traces=jnp.zeros((B, S, A)), lambda_=0.5)
 
 
-def test_traces_are_of_each_world():
+def test_traces_are_of_each_env():
     with pytest.raises(ValueError, match="traces is float32 .*; it needs"):
         row = map(jnp.array, ([0], [0], [1.0], 0.5, [1], [True]))
         tabular.naive_q_lambda_update(jnp.zeros((S, A)), jnp.zeros((S, A), jnp.float32), *row, 0.5, 0.5)
@@ -205,7 +206,7 @@ def test_checked_reports_states_and_actions_that_are_none():
             bellman.checked(f)(jnp.array([0, 0]), jnp.array([-1, 0]))
 
 
-def test_a_row_that_is_not_real_may_hold_anything():
+def test_a_row_that_is_not_valid_may_hold_anything():
     good, rubbish = jnp.array([1.0, 2.0]), jnp.array([1.0, jnp.nan])
     state, action = jnp.array([0, 0]), jnp.array([0, 0])
     valid, table = jnp.array([True, False]), jnp.zeros((S, A))
@@ -246,7 +247,7 @@ def test_rows_of_n_step_updates_are_refused_by_name(sarsa):
         update(table, states[0], actions[0], *(x[0] for x in rows[:4]), *rows[4:])
 
 
-def test_worlds_that_meet_do_not_add_up():
+def test_envs_that_meet_do_not_add_up():
     """64 envs in one pair at rate 0.5: in turn they approach the reward; summed, they would overshoot it 32-fold."""
     same, zeros = np.ones(64), np.zeros(64, int)
     q, _ = q_learning_update(jnp.zeros((1, 1)), zeros, zeros, same, 0.0, zeros, same.astype(bool), 0.5)
@@ -300,7 +301,7 @@ SLOW_TARGETS = {
 
 
 @pytest.mark.parametrize("update", SLOW_TARGETS, ids=lambda f: f.__name__)
-def test_sarsa_updates_equal_a_loop_over_the_worlds(update):
+def test_sarsa_updates_equal_a_loop_over_the_envs(update):
     name, bootstrap = SLOW_TARGETS[update]
     compiled = jax.jit(update)
     for seed in range(5):
@@ -370,7 +371,7 @@ def segment(seed, batch=3, length=12):
 
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("sarsa", [False, True])
-def test_n_step_updates_equal_a_loop_over_time_and_worlds(n, sarsa):
+def test_n_step_updates_equal_a_loop_over_time_and_envs(n, sarsa):
     state, action, reward, terminated, truncated, valid = segment(n)
     q = np.random.default_rng(n).normal(size=(S, A))
     update = tabular.n_step_sarsa_update if sarsa else tabular.n_step_q_learning_update

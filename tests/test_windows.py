@@ -12,6 +12,7 @@ from jaxql import bellman
 from jaxql.bellman.windows import lambda_windows, n_step_windows
 from jaxql.replay import fold, zero_step
 
+pytestmark = pytest.mark.float64
 B, T, GAMMA = 16, 24, 0.9
 n_step = jax.jit(n_step_windows, static_argnames=("n", "partial"))
 traces = jax.jit(lambda_windows)
@@ -69,7 +70,7 @@ def test_windows_are_their_definition(n):
     np.testing.assert_array_equal(got.start, np.broadcast_to(np.arange(T), (B, T)))
     for b, t in zip(*np.nonzero(valid), strict=True):
         want = walk(*(x[b] for x in batch), t, n)
-        np.testing.assert_allclose([x[b, t] for x in (got.reward, got.discount, got.bootstrap)], want, atol=1e-5)
+        np.testing.assert_allclose([x[b, t] for x in (got.reward, got.discount, got.bootstrap_index)], want, atol=1e-5)
     assert not np.any(np.asarray(got.reward)[~valid]) and not np.any(np.asarray(got.discount)[~valid])
 
 
@@ -82,7 +83,10 @@ def test_windows_that_only_the_last_row_cuts_short_can_be_left_out():
         complete = t + n <= T or over[b, t:].any()
         assert whole.valid[b, t] == (valid[b, t] and complete)
         if whole.valid[b, t]:
-            assert (whole.reward[b, t], whole.bootstrap[b, t]) == (partial.reward[b, t], partial.bootstrap[b, t])
+            assert (whole.reward[b, t], whole.bootstrap_index[b, t]) == (
+                partial.reward[b, t],
+                partial.bootstrap_index[b, t],
+            )
         else:
             assert whole.reward[b, t] == whole.discount[b, t] == 0
 
@@ -100,7 +104,11 @@ def test_windows_agree_with_the_draws_of_replay(seed):
     drawn = folds(ring, t, env, n)
     got = n_step(reward.T, terminated.T, truncated.T, valid.T, n=n, gamma=GAMMA)
     starts = np.asarray(got.valid[env, t])
-    for mine, theirs in (got.reward, drawn.reward), (got.discount, drawn.discount), (got.bootstrap, drawn.next_obs):
+    for mine, theirs in (
+        (got.reward, drawn.reward),
+        (got.discount, drawn.discount),
+        (got.bootstrap_index, drawn.next_obs),
+    ):
         np.testing.assert_allclose(mine[env, t][starts], theirs[starts], atol=1e-5)
 
 
@@ -135,7 +143,7 @@ def test_traces_turn_sequence_returns_into_windows(rlax, n):
     """At lambda 1 the n-step recursion over cut traces is the n-step window, truncations inside it included."""
     batch, v = rows(7), np.random.default_rng(8).normal(size=(B, T + 1)).astype(np.float32)
     windows, steps = n_step(*batch, n=n, gamma=GAMMA), traces(*batch, gamma=GAMMA)
-    want = windows.reward + windows.discount * np.take_along_axis(v, np.asarray(windows.bootstrap), axis=1)
+    want = windows.reward + windows.discount * np.take_along_axis(v, np.asarray(windows.bootstrap_index), axis=1)
     ours = bellman.n_step_bootstrapped_returns(steps.reward, steps.discount, v[:, 1:], n, 1.0)
     assert n == 1 or not np.allclose(ours, want, atol=1e-3), "the rows hold no truncation, and prove nothing"
     for function in bellman.n_step_bootstrapped_returns, rlax.n_step_bootstrapped_returns:
@@ -150,7 +158,7 @@ def test_a_lost_life_ends_the_window_and_the_next_row_starts_afresh():
     got = n_step_windows(reward, no.at[0].set(True), no, ~no, 3, 0.5)
     np.testing.assert_array_equal(got.reward, [1, 4, 4])
     np.testing.assert_array_equal(got.discount, [0, 0.25, 0.5])
-    np.testing.assert_array_equal(got.bootstrap, [1, 3, 3])
+    np.testing.assert_array_equal(got.bootstrap_index, [1, 3, 3])
 
 
 def test_a_reset_without_an_end_before_it_still_bounds_the_window():
@@ -158,7 +166,7 @@ def test_a_reset_without_an_end_before_it_still_bounds_the_window():
     valid = ~no.at[1].set(True)
     got = n_step_windows(reward, no, no, valid, 3, 0.5)
     np.testing.assert_array_equal(got.reward, [1, 0, 4])
-    np.testing.assert_array_equal(got.bootstrap, [1, 1, 3])
+    np.testing.assert_array_equal(got.bootstrap_index, [1, 1, 3])
     np.testing.assert_array_equal(lambda_windows(reward, no, no, valid, 0.5, 0.5).trace, [0, 0, 0])
 
 

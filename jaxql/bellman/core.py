@@ -1,49 +1,61 @@
-"""How an equation for one transition becomes one for any batch, and what all equations share."""
+"""The batching decorator, and the helpers that all equations share."""
 
 import contextvars
 import functools
 import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.experimental import checkify
 from jax.experimental.xla_metadata import set_xla_metadata
+from jax.typing import ArrayLike
 
-_CHECKING = contextvars.ContextVar("an action that is none is reported", default=False)
+from jaxql.types import Array
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+Core = str | int | None
+
+_CHECKING = contextvars.ContextVar("actions outside 0 .. A - 1 raise", default=False)
 
 
-def batched(*cores):
-    """Batches an equation written for one transition or sequence, given the axes of its leading parameters.
+def batched(*cores: Core) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+    """Returns a decorator that maps an equation of one transition or sequence over leading batch axes.
 
-    A parameter's own axes are a number of them, or a string with a letter for each, where equal letters must have
-    equal lengths: "TA" is [T, A]; "T?" is a number, shared by the whole batch, or [T]; None is an option among data.
-    The axes before its own are the batch: the same for all arguments, or absent. Anything else raises ValueError, for
-    a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B], and so does an axis of length 0,
-    unless it is S, what lies between the entries of another.
-    Parameters after the leading ones are options, shared by the whole batch: a number each, or what is no array.
-    Integers and booleans are promoted where the equation computes with them.
+    `cores` holds the core axes of the leading parameters, in order. A core is one of:
+      an int        the number of core axes
+      "TA"          a letter for each core axis; axes with the same letter must have the same length
+      "T?"          either a number, shared by the whole batch, or [T]
+      None          an option, not an array
+
+    The axes before the core are the batch axes. They are the same for all arguments, or absent. Anything else raises
+    ValueError: a reward of [B, 1] beside values of [B, A] would silently give errors of [B, B]. A core axis of length
+    0 raises too, unless its letter is S, which counts the steps between the entries of another axis.
+
+    The remaining parameters are options: scalars or non-arrays, not batched. An array parameter that defaults to None
+    may be left out. Integers and booleans are promoted where the equation computes with them.
     """
 
-    def decorate(equation):
+    def decorate(equation: Callable[P, Result]) -> Callable[P, Result]:
         signature = inspect.signature(equation)
         cores_of = {name: core for name, core in zip(signature.parameters, cores, strict=False) if core is not None}
+        optional = {name for name in cores_of if signature.parameters[name].default is None}
 
         @functools.wraps(equation)
-        def call(*args, **kwargs):
+        def call(*args: P.args, **kwargs: P.kwargs) -> Result:
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             options = bound.arguments
-            arrays = {name: jnp.asarray(options.pop(name)) for name in cores_of}
-            batches = _batches(equation.__name__, arrays, cores_of)
-            for name, option in options.items():
-                if getattr(option, "ndim", 0):
-                    raise ValueError(
-                        f"{equation.__name__}: {name} has shape {option.shape}; it is one number for the whole batch, "
-                        "and for several there is jax.vmap"
-                    )
+            given = [name for name in cores_of if not (name in optional and options[name] is None)]
+            arrays = {name: jnp.asarray(options.pop(name)) for name in given}
+            batches = _batch_axes(equation.__name__, arrays, cores_of)
+            _check_options(equation.__name__, options)
 
             def mapped(*xs):
-                return equation(**dict(zip(arrays, xs, strict=True)), **options)
+                return equation(**dict(zip(arrays, xs, strict=True)), **options)  # pyright: ignore[reportCallIssue]
 
             for _ in next(filter(None, batches), ()):
                 mapped = jax.vmap(mapped, [0 if batch else None for batch in batches])
@@ -54,13 +66,13 @@ def batched(*cores):
     return decorate
 
 
-def _batches(equation, arrays, cores_of):
-    """The batch axes of each argument; raises ValueError unless axes and lengths agree."""
-    axes = {name: " " * core if isinstance(core, int) else core for name, core in cores_of.items()}
+def _batch_axes(equation: str, arrays: dict[str, Array], cores_of: dict[str, Any]) -> list[tuple[int, ...]]:
+    """The batch axes of each argument. Raises ValueError unless axes and lengths agree."""
+    axes = {name: " " * cores_of[name] if isinstance(cores_of[name], int) else cores_of[name] for name in arrays}
     axes = {name: own.rstrip("?") if arrays[name].ndim or "?" not in own else "" for name, own in axes.items()}
     batches = [x.shape[: max(x.ndim - len(axes[name]), 0)] for name, x in arrays.items()]
     full = next(filter(None, batches), ())
-    lengths = {}
+    lengths: dict[str, int] = {}
     for (name, x), batch in zip(arrays.items(), batches, strict=True):
         rank = len(axes[name])
         if x.ndim < rank or batch not in ((), full):
@@ -79,65 +91,80 @@ def _batches(equation, arrays, cores_of):
     return batches
 
 
-def weighed(factor, x):
-    """x, with 0 for what is not finite and has no weight: it must not count, nor spoil a gradient."""
-    return jnp.where((factor == 0) & ~jnp.isfinite(x), 0, x)
+def _check_options(equation: str, options: dict[str, Any]) -> None:
+    for name, option in options.items():
+        if getattr(option, "ndim", 0):
+            raise ValueError(
+                f"{equation}: {name} has shape {option.shape}; it is one number for the whole batch, "
+                "and for several there is jax.vmap"
+            )
 
 
-def product(factor, x):
+def drop_unweighted(weight: ArrayLike, x: ArrayLike) -> Array:
+    """x, with 0 where the weight is 0 and x is not finite, so that x spoils neither the value nor the gradient."""
+    return jnp.where(jnp.equal(weight, 0) & ~jnp.isfinite(x), 0, x)
+
+
+def safe_multiply(factor: ArrayLike, x: ArrayLike) -> Array:
     """factor * x, where 0 times an infinity or a NaN is 0."""
-    return factor * weighed(factor, x)
+    return jnp.multiply(factor, drop_unweighted(factor, x))
 
 
-def bootstrap(r_t, discount_t, v_t):
-    """r_t + discount_t * v_t; past an end (discount 0) not even an infinite v_t counts."""
-    return r_t + product(discount_t, v_t)
+def td_target(r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike) -> Array:
+    """r_t + discount_t * v_t. Past a termination (discount 0) not even an infinite v_t counts."""
+    return jnp.add(r_t, safe_multiply(discount_t, v_t))
 
 
-def either(condition, x, y):
-    """x where `condition` is true, which may be traced, else y; one that is known leaves no gradient of the other."""
-    if isinstance(condition, jax.core.Tracer):
+def static_where(condition: bool | Array, x: Array, y: Array) -> Array:
+    """x or y. A Python bool is resolved at trace time; a traced one uses `jnp.where`."""
+    if isinstance(condition, Tracer):
         return jnp.where(condition, x, y)
     return x if condition else y
 
 
-def stopped(target, stop):
-    """The target as a constant where `stop` is true."""
-    return either(stop, jax.lax.stop_gradient(target), target)
+def maybe_stop_gradient(target: Array, stop: bool | Array) -> Array:
+    """The target, as a constant if `stop` is true."""
+    return static_where(stop, jax.lax.stop_gradient(target), target)
 
 
-def check_steps(equation, n):
+def check_steps(equation: str, n: Any) -> None:
     """Raises ValueError unless n is a number of steps."""
     if not hasattr(n, "__index__") or n < 1:
         raise ValueError(f"{equation}: n is {n}; a window has a whole number of steps, at least 1")
 
 
-def checking():
-    """Whether this is being traced under `checked`."""
+def checking() -> bool:
+    """True while a function is traced under `checked`."""
     return _CHECKING.get()
 
 
-def check_index(what, i, length):
-    """Under `checked`: i [...] must be in 0 .. length - 1."""
+def check_index(name: str, i: Array, length: int) -> None:
+    """Raises, under `checked` only, unless every entry of i [...] is in 0 .. length - 1."""
     if checking():
-        last = jnp.asarray(min(length - 1, jnp.iinfo(i.dtype).max), i.dtype)  # a length itself may not fit in i's
-        within = (i >= 0) & (i <= last)
-        checkify.check(jnp.all(within), f"{what} is not in 0 .. {length - 1}: {{i}}", i=i)
+        last = jnp.asarray(min(length - 1, jnp.iinfo(i.dtype).max), i.dtype)  # the length itself may not fit i.dtype
+        inside = (i >= 0) & (i <= last)
+        checkify.check(jnp.all(inside), f"{name} is not in 0 .. {length - 1}: {{i}}", i=i)
 
 
-def taken(x, a):
-    """x[..., a]: what belongs to the action taken; x [..., A], a [...]. An invalid a is reported under `checked`."""
+def select_action(x: Array, a: ArrayLike) -> Array:
+    """x[..., a] for x [..., A] and actions a [...]. Under `checked` an invalid action raises."""
+    a = jnp.asarray(a)
     check_index("an action", a, x.shape[-1])
     return jnp.take_along_axis(x, a[..., None], axis=-1, mode="clip")[..., 0]
 
 
-def checked(f):
-    """f, compiled, with a check of every action it gives to an equation of this package: a mode for debugging.
+def select_action_row(x: Array, a: ArrayLike) -> Array:
+    """x[a] for x [A, ...] and one action a. Under `checked` an invalid action raises."""
+    return x[select_action(jnp.arange(x.shape[0]), a)]
 
-    JAX reads an action past the last as the last and -1 as the last too, so that a wrong action learns in silence.
-    `checked(f)` raises instead. The arguments of f are arrays, as for `jax.jit`; bind options with
-    `functools.partial`. f may itself be compiled, mapped or differentiated; `checked` goes outermost. Without it
-    there are no checks, for even those that are not made would cost a compiled f a millisecond a call.
+
+def checked(f: Callable[P, Result]) -> Callable[P, Result]:
+    """Returns f compiled, with a check of every action it gives to an equation: a mode for debugging.
+
+    JAX reads an action past the last, and -1 too, as the last action, so a wrong action learns in silence.
+    `checked(f)` raises instead. The arguments of f are arrays, as for `jax.jit`. Bind options with
+    `functools.partial`. f may itself be compiled, mapped or differentiated: `checked` goes outermost. Without
+    `checked` nothing is checked, because even an idle check costs a compiled f a millisecond a call.
 
     Raises:
       ValueError: an action is not in 0 .. A - 1.
@@ -156,12 +183,11 @@ def checked(f):
     run = jax.jit(checkify.checkify(f))
 
     @functools.wraps(f)
-    def call(*args, **kwargs):
+    def call(*args: P.args, **kwargs: P.kwargs) -> Result:
         token = _CHECKING.set(True)
         try:
-            with set_xla_metadata(
-                checked=True
-            ):  # JAX keeps what it traced without checks apart from what it traces now
+            # The metadata is part of JAX's cache key: programs traced without checks are not reused.
+            with set_xla_metadata(checked=True):
                 error, result = run(*args, **kwargs)
         finally:
             _CHECKING.reset(token)
@@ -172,14 +198,7 @@ def checked(f):
     return call
 
 
-def promoted(*xs):
-    """The arrays in their common dtype, a floating one."""
+def promoted(*xs: ArrayLike) -> tuple[Array, ...]:
+    """The arrays in their common floating dtype."""
     dtype = jnp.result_type(*xs, 1.0)  # the weak 1.0 turns integers into floats
     return tuple(jnp.asarray(x).astype(dtype) for x in xs)
-
-
-def same_length(**sequences):
-    """Raises ValueError unless all sequences have the same length."""
-    lengths = {name: x.shape[0] for name, x in sequences.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"sequences must have one length T, got {lengths}")

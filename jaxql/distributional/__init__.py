@@ -1,8 +1,7 @@
-"""Distributions of returns: categorical, quantile and histogram encodings, their Bellman targets, losses and readings.
+"""Distributions of returns: categorical, quantile and histogram encodings, their targets, losses and risk measures.
 
-One layout throughout: a distribution is the last axis, after the actions: [..., A, N]. Functions that bear rlax's names
-keep rlax's layouts (there quantiles are [N, A]), order and results. Illegal actions have all their logits, or all their
-quantiles, at -inf.
+A distribution is the last axis, after the actions: [..., A, N]. Functions with rlax's names keep rlax's order, layout
+and result; there quantiles are [N, A]. An illegal action has all its logits, or all its quantiles, at -inf.
 """
 
 from jaxql.distributional.categorical import (
@@ -39,7 +38,7 @@ from jaxql.distributional.risk import (
     distorted_mean as distorted_mean,
     entropic as entropic,
     mean as mean,
-    power as power,
+    power_distortion as power_distortion,
     value_at_risk as value_at_risk,
     variance as variance,
     wang as wang,

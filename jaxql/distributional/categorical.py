@@ -2,19 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, product, stopped, taken
+from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action_row, td_target
 from jaxql.types import Array
 
 
-def row(x, a):
-    """x[a], of an action in [A, ...]; an invalid one is reported under `jaxql.bellman.checked`."""
-    return x[taken(jnp.arange(x.shape[0]), a)]
-
-
 @batched("N")
-def probabilities(logits) -> Array:
-    """Softmax [..., N] of logits [..., N]; logits that are all -inf (an illegal action) give the uniform distribution.
+def probabilities(logits: Array) -> Array:
+    """Softmax [..., N] of logits [..., N]. Logits that are all -inf (an illegal action) give the uniform distribution.
 
     Raises:
       ValueError: there is no axis N.
@@ -29,10 +25,10 @@ def probabilities(logits) -> Array:
 
 
 @batched("N", "N")
-def categorical_mean(logits, atoms) -> Array:
+def categorical_mean(logits: Array, atoms: Array) -> Array:
     """Expected value [...]: sum_i softmax(logits)[i] atoms[i], or -inf where all logits are -inf (an illegal action).
 
-    It decodes two-hot and HL-Gauss encodings too, with `centers(edges)` as the atoms of the latter.
+    It also decodes two-hot encodings, and HL-Gauss encodings with `centers(edges)` as their atoms.
 
     Args:
       logits: [..., N], or [..., A, N] for the values [..., A] of all actions.
@@ -47,16 +43,16 @@ def categorical_mean(logits, atoms) -> Array:
     >>> print(categorical_mean(jnp.zeros(3), jnp.array([0.0, 1.0, 5.0])))
     2.0
     """
-    value = jnp.sum(product(probabilities(logits), atoms))
+    value = jnp.sum(safe_multiply(probabilities(logits), atoms))
     return jnp.where(jnp.all(logits == -jnp.inf), -jnp.inf, value)
 
 
 @batched("N", "N")
-def cross_entropy(logits, probs) -> Array:
+def cross_entropy(logits: Array, probs: Array) -> Array:
     """Cross-entropy [...]: -sum_i probs[i] log softmax(logits)[i]; an atom of probability 0 does not count.
 
     Args:
-      logits, probs: [..., N] what is predicted, and the target.
+      logits, probs: [..., N] the prediction and the target.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -67,15 +63,15 @@ def cross_entropy(logits, probs) -> Array:
     >>> print(cross_entropy(jnp.array([0.0, 0.0, -jnp.inf]), jnp.array([1.0, 0.0, 0.0])))
     0.6931472
     """
-    return -jnp.sum(product(probs, jax.nn.log_softmax(logits)))
+    return -jnp.sum(safe_multiply(probs, jax.nn.log_softmax(logits)))
 
 
 @batched("M", "M", "K")
-def categorical_l2_project(z_p, probs, z_q) -> Array:
+def categorical_l2_project(z_p: Array, probs: Array, z_q: Array) -> Array:
     """Projection [..., K] of the distribution (z_p, probs) onto the support z_q, nearest in the Cramer distance.
 
-    Each atom of z_p, moved into [z_q[0], z_q[-1]], splits its probability linearly between its two neighbours in z_q;
-    so mass is kept, and the mean too where nothing had to be moved.
+    Each atom of z_p is clipped to [z_q[0], z_q[-1]], and splits its probability linearly between its two neighbours in
+    z_q. The mass is kept, and so is the mean unless an atom was clipped.
 
     Args:
       z_p, probs: [..., M] atoms and their probabilities; atoms may be infinite.
@@ -90,32 +86,40 @@ def categorical_l2_project(z_p, probs, z_q) -> Array:
     >>> print(categorical_l2_project(jnp.array([0.25, 9.0]), jnp.array([0.8, 0.2]), jnp.array([0.0, 1.0, 3.0])))
     [0.6 0.2 0.2]
     """
-    # rise[k] goes from 0 to 1 between atoms k and k + 1; two neighbouring rises make the hat function of an atom.
+    # rise[k] grows from 0 to 1 between atoms k and k + 1; the difference of two neighbours is the hat of an atom.
     low, gap = z_q[:-1, None], jnp.diff(z_q)[:, None]
     rise = jnp.clip((z_p[None, :] - low) / jnp.where(gap > 0, gap, 1), 0, 1)
     rise = jnp.where(gap > 0, rise, z_p[None, :] >= low)
     edge = jnp.ones((1, z_p.shape[0]), rise.dtype)
     hats = jnp.concatenate([edge, rise]) - jnp.concatenate([rise, 0 * edge])
-    return jnp.sum(hats * probs[None, :], axis=-1)  # not a matrix product, which accelerators round
+    return jnp.sum(hats * probs[None, :], axis=-1)  # not a matrix product: accelerators round those
 
 
 def _target(z_tm1, r_t, discount_t, z_t, logits_t, stop):
-    """The distribution of r_t + discount_t * Z_t on z_tm1; past an end the logits do not count, even if not finite."""
+    """The distribution of r_t + discount_t * Z_t on z_tm1. Past a termination the logits do not count, even if NaN."""
     probs_t = probabilities(jnp.where(discount_t == 0, 0, logits_t))
-    return stopped(categorical_l2_project(bootstrap(r_t, discount_t, z_t), probs_t, z_tm1), stop)
+    return maybe_stop_gradient(categorical_l2_project(td_target(r_t, discount_t, z_t), probs_t, z_tm1), stop)
 
 
 @batched("", "", "AN", "A", "N")
-def c51_target(r_t, discount_t, logits_t, q_selector, atoms, *, stop_target_gradients=True) -> Array:
+def c51_target(
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    logits_t: Array,
+    q_selector: Array,
+    atoms: Array,
+    *,
+    stop_target_gradients: bool = True,
+) -> Array:
     """Target probabilities [..., N]: r_t + discount_t * Z_t[a*], a* = argmax_a q_selector[a], projected onto the atoms.
 
     Args:
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       logits_t: [..., A, N] the distributions at t, the target network's for instance.
-      q_selector: [..., A] what is maximised: their means, the online network's means, or a measure of risk; -inf
+      q_selector: [..., A] the values to maximise: the means at t, the online network's means, or a risk measure; -inf
         for illegal actions.
       atoms: [N] in ascending order.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -131,7 +135,13 @@ def c51_target(r_t, discount_t, logits_t, q_selector, atoms, *, stop_target_grad
 
 @batched("N", "N", "", "", "M", "M")
 def categorical_td_learning(
-    v_atoms_tm1, v_logits_tm1, r_t, discount_t, v_atoms_t, v_logits_t, stop_target_gradients=True
+    v_atoms_tm1: Array,
+    v_logits_tm1: Array,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    v_atoms_t: Array,
+    v_logits_t: Array,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """Loss [...] of a categorical state value: cross-entropy of v_logits_tm1 to r_t + discount_t * V_t, projected.
 
@@ -139,7 +149,7 @@ def categorical_td_learning(
       v_atoms_tm1, v_logits_tm1: [..., N] support and logits at t - 1.
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       v_atoms_t, v_logits_t: [..., M] support and logits at t.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -155,16 +165,25 @@ def categorical_td_learning(
 
 @batched("N", "AN", "", "", "", "M", "AM")
 def categorical_q_learning(
-    q_atoms_tm1, q_logits_tm1, a_tm1, r_t, discount_t, q_atoms_t, q_logits_t, stop_target_gradients=True
+    q_atoms_tm1: Array,
+    q_logits_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_atoms_t: Array,
+    q_logits_t: Array,
+    stop_target_gradients: bool = True,
 ) -> Array:
-    """Loss [...] of categorical Q-learning (C51): the action at t has the greatest mean under q_logits_t.
+    """Loss [...] of categorical Q-learning (C51): cross-entropy to r_t + discount_t * Z_t[a*], projected.
+
+    a* has the greatest mean under q_logits_t.
 
     Args:
       q_atoms_tm1, q_logits_tm1: [..., N] and [..., A, N] support and logits at t - 1.
       a_tm1: [...] the action taken, an index into A.
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       q_atoms_t, q_logits_t: [..., M] and [..., A, M] support and logits at t.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -177,14 +196,22 @@ def categorical_q_learning(
     """
     a_t = jnp.argmax(categorical_mean(q_logits_t, q_atoms_t))
     target = _target(q_atoms_tm1, r_t, discount_t, q_atoms_t, q_logits_t[a_t], stop_target_gradients)
-    return cross_entropy(row(q_logits_tm1, a_tm1), target)
+    return cross_entropy(select_action_row(q_logits_tm1, a_tm1), target)
 
 
 @batched("N", "AN", "", "", "", "M", "AM", "A")
 def categorical_double_q_learning(
-    q_atoms_tm1, q_logits_tm1, a_tm1, r_t, discount_t, q_atoms_t, q_logits_t, q_t_selector, stop_target_gradients=True
+    q_atoms_tm1: Array,
+    q_logits_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    q_atoms_t: Array,
+    q_logits_t: Array,
+    q_t_selector: Array,
+    stop_target_gradients: bool = True,
 ) -> Array:
-    """Loss [...] of categorical double Q-learning: the action at t is argmax_a q_t_selector[a].
+    """Loss [...] of categorical double Q-learning: that of `categorical_q_learning` with a* = argmax_a q_t_selector[a].
 
     Shapes and errors as in `categorical_q_learning`; `q_t_selector` [..., A] holds scalar action values.
 
@@ -197,4 +224,4 @@ def categorical_double_q_learning(
     """
     logits_t = q_logits_t[jnp.argmax(q_t_selector)]
     target = _target(q_atoms_tm1, r_t, discount_t, q_atoms_t, logits_t, stop_target_gradients)
-    return cross_entropy(row(q_logits_tm1, a_tm1), target)
+    return cross_entropy(select_action_row(q_logits_tm1, a_tm1), target)

@@ -4,18 +4,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, bootstrap, product, stopped
-from jaxql.distributional.categorical import row
-from jaxql.types import Array
+from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action_row, td_target
+from jaxql.types import Array, Scalar
 
 
 class Quantiles(NamedTuple):
-    """What a quantile network tells of a batch of observations."""
+    """The output of a quantile network for a batch of observations."""
 
     values: Array  # [N, A, M] of the quantile function
-    taus: Array  # [M] or [N, M] the fractions at which it is evaluated
-    probs: Any = None  # [M] or [N, M] the probability that each stands for; None where all are 1 / M
+    taus: Array  # [M] or [N, M] fractions of the quantiles
+    probs: Any = None  # [M] or [N, M] probability of each quantile; None if all are 1 / M
 
 
 def midpoints(n: int) -> Array:
@@ -30,7 +30,7 @@ def midpoints(n: int) -> Array:
 
 
 def _asymmetric(quantiles, taus, targets, kappa):
-    """[N, M] quantile Huber penalties of all pairs, divided by kappa; the limit is the absolute error, kappa = 0."""
+    """Quantile Huber penalties [N, M] of all pairs, divided by kappa; for kappa = 0 the limit, the absolute error."""
     delta = targets[None, :] - quantiles[:, None]
     size, kappa = jnp.abs(delta), jnp.asarray(kappa, delta.dtype)
     near = 0.5 * jnp.where(size <= kappa, size, 0) ** 2 / jnp.where(kappa > 0, kappa, 1)
@@ -38,15 +38,15 @@ def _asymmetric(quantiles, taus, targets, kappa):
 
 
 @batched("N", "N", "M")
-def quantile_huber(quantiles, taus, targets, *, kappa=1.0) -> Array:
+def quantile_huber(quantiles: Array, taus: Array, targets: Array, *, kappa: Scalar = 1.0) -> Array:
     """Quantile Huber loss [...]: sum_i mean_j |taus_i - 1{d_ij < 0}| L(d_ij) / kappa, d_ij = targets_j - quantiles_i.
 
-    L is the Huber loss with threshold kappa; for kappa = 0 the limit, L / kappa = |d|. Dividing by kappa makes the
-    slope of large errors independent of it.
+    L is the Huber loss with threshold kappa. For kappa = 0 the limit is taken: L / kappa = |d|. Divided by kappa, the
+    slope of large errors does not depend on it.
 
     Args:
       quantiles, taus: [..., N] predictions and their fractions.
-      targets: [..., M] samples or quantiles of the target; gradients flow into them unless they are constants.
+      targets: [..., M] samples or quantiles of the target; gradients flow into them.
       kappa: threshold, a number that may be traced.
 
     Raises:
@@ -61,15 +61,17 @@ def quantile_huber(quantiles, taus, targets, *, kappa=1.0) -> Array:
 
 
 @batched("", "", "AN", "A")
-def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gradients=True) -> Array:
+def quantile_target(
+    r_t: ArrayLike, discount_t: ArrayLike, quantiles_t: Array, q_selector: Array, *, stop_target_gradients: bool = True
+) -> Array:
     """Target quantiles [..., N]: r_t + discount_t * quantiles_t[a*], a* = argmax_a q_selector[a].
 
     Args:
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
       quantiles_t: [..., A, N] at t, the target network's for instance.
-      q_selector: [..., A] what is maximised: their means, the online network's means, or a measure of risk; -inf
+      q_selector: [..., A] the values to maximise: the means at t, the online network's means, or a risk measure; -inf
         for illegal actions.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or batch axes differ.
@@ -80,21 +82,27 @@ def quantile_target(r_t, discount_t, quantiles_t, q_selector, *, stop_target_gra
     >>> print(quantile_target(1.0, 0.5, jnp.array([[0.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, -jnp.inf])))
     [1. 2.]
     """
-    return stopped(bootstrap(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
+    return maybe_stop_gradient(td_target(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
 
 
 @batched("N", "N", "M")
-def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, stop_target_gradients=True) -> Array:
+def quantile_regression_loss(
+    dist_src: Array,
+    tau_src: Array,
+    dist_target: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
+) -> Array:
     """Quantile regression loss [...]: sum_i mean_j |tau_src_i - 1{d < 0}| L(d), d = dist_target_j - dist_src_i.
 
-    L is the absolute value, or the Huber loss if huber_param > 0; not divided by it, unlike `quantile_huber`.
+    L is the absolute value, or the Huber loss if huber_param > 0. Unlike in `quantile_huber`, L is not divided by it.
 
     Args:
       dist_src, tau_src: [..., N] predicted quantiles and their fractions.
       dist_target: [..., M] quantiles or samples of the target.
       huber_param: threshold of the Huber loss, a number that may be traced.
-      stop_target_gradients: changes nothing, as in rlax, where it stops the gradient of the indicator alone, which has
-        none: dist_target is a constant only if you stop it, as the losses of Q-learning below do.
+      stop_target_gradients: no effect, as in rlax, which stops the gradient of the indicator only, and that is 0. To
+        make dist_target a constant, stop its gradient yourself, as the losses of Q-learning below do.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -110,15 +118,15 @@ def quantile_regression_loss(dist_src, tau_src, dist_target, huber_param=0.0, st
 
 @batched("NA", "N", "", "", "", "KA", "MA")
 def quantile_q_learning(
-    dist_q_tm1,
-    tau_q_tm1,
-    a_tm1,
-    r_t,
-    discount_t,
-    dist_q_t_selector,
-    dist_q_t,
-    huber_param=0.0,
-    stop_target_gradients=True,
+    dist_q_tm1: Array,
+    tau_q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    dist_q_t_selector: Array,
+    dist_q_t: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """Loss [...] of Q-learning on quantiles: `quantile_regression_loss` to r_t + discount_t * dist_q_t[:, a*].
 
@@ -129,9 +137,9 @@ def quantile_q_learning(
       tau_q_tm1: [..., N] their fractions.
       a_tm1: [...] the action taken, an index into A.
       r_t, discount_t: [...] reward, and gamma or 0 past a termination.
-      dist_q_t_selector, dist_q_t: [..., K, A] and [..., M, A] quantiles at t that choose and that evaluate.
+      dist_q_t_selector, dist_q_t: [..., K, A] and [..., M, A] quantiles at t, to select and to evaluate the action.
       huber_param: threshold of the Huber loss, or 0 for none; it may be traced.
-      stop_target_gradients: whether the target is a constant.
+      stop_target_gradients: True makes the target a constant.
 
     Raises:
       ValueError: an argument lacks axes, or lengths or batch axes differ.
@@ -142,26 +150,26 @@ def quantile_q_learning(
     0.625
     """
     a_t = jnp.argmax(jnp.mean(dist_q_t_selector, axis=0))
-    target = stopped(bootstrap(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
-    return quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
+    target = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
+    return quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
 
 
 @batched("NA", "N", "", "", "", "MA", "A")
 def quantile_expected_sarsa(
-    dist_q_tm1,
-    tau_q_tm1,
-    a_tm1,
-    r_t,
-    discount_t,
-    dist_q_t,
-    probs_a_t,
-    huber_param=0.0,
-    stop_target_gradients=True,
+    dist_q_tm1: Array,
+    tau_q_tm1: Array,
+    a_tm1: ArrayLike,
+    r_t: ArrayLike,
+    discount_t: ArrayLike,
+    dist_q_t: Array,
+    probs_a_t: Array,
+    huber_param: Scalar = 0.0,
+    stop_target_gradients: bool = True,
 ) -> Array:
     """Loss [...] of expected SARSA on quantiles: the mean under probs_a_t of the losses to each action's target.
 
-    Shapes and errors as in `quantile_q_learning`; `probs_a_t` [..., A] is the target policy at t, a constant wherever
-    the target is. An action of probability 0 does not count, whatever its quantiles.
+    Shapes and errors as in `quantile_q_learning`; `probs_a_t` [..., A] is the target policy at t, a constant if the
+    target is. An action of probability 0 does not count, whatever its quantiles.
 
     Source: Dabney et al. (2018), equations 9 and 10, https://arxiv.org/abs/1710.10044
 
@@ -169,14 +177,14 @@ def quantile_expected_sarsa(
     >>> print(quantile_expected_sarsa(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), policy))
     0.625
     """
-    targets = stopped(bootstrap(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
-    losses = quantile_regression_loss(row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
-    return jnp.sum(product(stopped(probs_a_t, stop_target_gradients), losses))
+    targets = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
+    losses = quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
+    return jnp.sum(safe_multiply(maybe_stop_gradient(probs_a_t, stop_target_gradients), losses))
 
 
 @batched("N")
-def fractions(logits) -> tuple[Array, Array]:
-    """The learned fractions of FQF: taus [..., N + 1] from 0 to 1, the cumulated softmax, and their midpoints [..., N].
+def fractions(logits: Array) -> tuple[Array, Array]:
+    """The learned fractions of FQF: taus [..., N + 1], the cumulative softmax from 0 to 1, and midpoints [..., N].
 
     Args:
       logits: [..., N].
@@ -197,11 +205,11 @@ def fractions(logits) -> tuple[Array, Array]:
 
 
 @batched("P", "S", "N")
-def fraction_loss(taus, at_taus, at_midpoints) -> Array:
-    """A function [...] whose gradient in taus is that of the 1-Wasserstein error of the step approximation of FQF.
+def fraction_loss(taus: Array, at_taus: Array, at_midpoints: Array) -> Array:
+    """Loss [...] of the fractions of FQF: its gradient in taus is that of the 1-Wasserstein error of the step function.
 
-    d W1 / d taus_i = 2 F^-1(taus_i) - F^-1(middle_i) - F^-1(middle_{i-1}) for the N - 1 inner fractions; the two ends
-    are fixed. Its value (the sum of this times taus) is no distance; no gradient flows into the quantiles.
+    d W1 / d taus_i = 2 F^-1(taus_i) - F^-1(middle_i) - F^-1(middle_{i-1}) for the N - 1 inner fractions. The two ends
+    are fixed. The value, the sum of this times taus, is not a distance. No gradient flows into the quantiles.
 
     Args:
       taus: [..., N + 1] fractions in ascending order, from `fractions`.

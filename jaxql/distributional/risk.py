@@ -1,44 +1,36 @@
-"""Readings of a distribution: mean, variance, and measures of risk.
+"""Mean, variance and risk measures of a distribution.
 
-A distribution is values [..., N] and their probs [..., N]: of a categorical one (atoms, probabilities(logits)); of
-quantiles (quantiles, None), each worth 1 / N, or the probabilities that their fractions stand for. Either may lack the
-batch axes of the other.
+A distribution is values [..., N] and their probs [..., N]. A categorical one is (atoms, probabilities(logits)).
+Quantiles are (quantiles, None), each of probability 1 / N, or (quantiles, probs). Either array may lack the batch axes
+of the other.
 """
 
-import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, product, promoted, weighed
-from jaxql.types import Array
-
-
-def _reading(equation):
-    """Batches a function of (values, probs, options), where probs None stands for equal ones."""
-    batch = batched("N", "N")(equation)
-
-    @functools.wraps(equation)
-    def call(values, probs=None, **options):
-        values = jnp.asarray(values)
-        if probs is None:
-            n = values.shape[-1] if values.ndim else 1
-            probs = jnp.full(n, 1 / n, jnp.result_type(values, 1.0))
-        return batch(values, probs, **options)
-
-    return call
+from jaxql.bellman.core import batched, drop_unweighted, promoted, safe_multiply
+from jaxql.types import Array, Scalar
 
 
-def _ascending(values, probs):
-    """Values in ascending order, their probabilities, and the probabilities up to and with each."""
+def _with_probs(values: Array, probs: Array | None) -> tuple[Array, Array]:
+    """The values and their probabilities, 1 / N each if None."""
+    n = values.shape[0]
+    return values, jnp.full(n, 1 / n, jnp.result_type(values, 1.0)) if probs is None else probs
+
+
+def _ascending(values: Array, probs: Array) -> tuple[Array, Array, Array]:
+    """The values in ascending order, their probabilities, and the cumulative probabilities."""
     order = jnp.argsort(values)
     return values[order], probs[order], jnp.cumsum(probs[order])
 
 
-@_reading
-def mean(values, probs=None) -> Array:
-    """Expected value [...]: sum_i probs_i values_i; values of probability 0 do not count, even if infinite.
+@batched("N", "N")
+def mean(values: Array, probs: Array | None = None) -> Array:
+    """Expected value [...]: sum_i probs_i values_i. Values of probability 0 do not count, even if infinite.
 
     Args:
       values: [..., N].
@@ -52,11 +44,12 @@ def mean(values, probs=None) -> Array:
     >>> print(mean(jnp.array([0.0, 1.0, 5.0])))
     2.0
     """
-    return jnp.sum(product(probs, values))
+    values, probs = _with_probs(values, probs)
+    return jnp.sum(safe_multiply(probs, values))
 
 
-@_reading
-def variance(values, probs=None) -> Array:
+@batched("N", "N")
+def variance(values: Array, probs: Array | None = None) -> Array:
     """Variance [...]: sum_i probs_i (values_i - mean)^2; arguments and errors as in `mean`.
 
     Source: Goodfellow, Bengio & Courville (2016), equation 3.12, https://www.deeplearningbook.org
@@ -64,13 +57,14 @@ def variance(values, probs=None) -> Array:
     >>> print(variance(jnp.array([0.0, 2.0])), variance(jnp.array([0.0, 2.0]), jnp.array([0.25, 0.75])))
     1.0 0.75
     """
-    values = weighed(probs, values)
+    values, probs = _with_probs(values, probs)
+    values = drop_unweighted(probs, values)
     return mean((values - mean(values, probs)) ** 2, probs)
 
 
-@_reading
-def cvar(values, probs=None, *, level) -> Array:
-    """Conditional value at risk [...]: the mean of the worst (lowest) part of a distribution, whose mass is `level`.
+@batched("N", "N")
+def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
+    """Conditional value at risk [...]: the mean of the worst (lowest) part, of mass `level`, of a distribution.
 
     It is (1 / level) times the integral of the quantile function from 0 to level; at level 1 the mean.
 
@@ -88,14 +82,15 @@ def cvar(values, probs=None, *, level) -> Array:
     >>> print(cvar(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     1.0
     """
+    values, probs = _with_probs(values, probs)
     values, probs, upto = _ascending(values, probs)
     counted = jnp.clip(jnp.asarray(level, upto.dtype) - (upto - probs), 0, probs)
-    return jnp.sum(product(counted / jnp.sum(counted), values))
+    return jnp.sum(safe_multiply(counted / jnp.sum(counted), values))
 
 
-@_reading
-def value_at_risk(values, probs=None, *, level) -> Array:
-    """Value at risk [...]: the lower quantile F^-1(level), the least x with P(Z <= x) >= level.
+@batched("N", "N")
+def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
+    """Value at risk [...]: the lower quantile F^-1(level), the smallest x with P(Z <= x) >= level.
 
     Args:
       values: [..., N], in any order.
@@ -110,17 +105,18 @@ def value_at_risk(values, probs=None, *, level) -> Array:
     >>> print(value_at_risk(jnp.array([4.0, 0.0, 8.0, 2.0]), level=0.5))
     2.0
     """
+    values, probs = _with_probs(values, probs)
     values, _, upto = _ascending(*promoted(values, probs))
-    least = jnp.asarray(level, upto.dtype) * (1 - 8 * jnp.finfo(upto.dtype).eps)
-    return values[jnp.argmax(upto >= least * upto[-1])]
+    lowest = jnp.asarray(level, upto.dtype) * (1 - 8 * jnp.finfo(upto.dtype).eps)
+    return values[jnp.argmax(upto >= lowest * upto[-1])]
 
 
-@_reading
-def entropic(values, probs=None, *, beta) -> Array:
-    """Entropic risk [...] as a certain value: -log(sum_i probs_i exp(-beta values_i)) / beta.
+@batched("N", "N")
+def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Array:
+    """Entropic risk [...] as a certainty equivalent: -log(sum_i probs_i exp(-beta values_i)) / beta.
 
-    Positive beta is averse to risk, negative beta seeks it; at 0 it is the mean, and near 0 less beta / 2 variances;
-    as beta grows it falls to the least value. Values of probability 0 do not count.
+    Positive beta is risk-averse, negative beta risk-seeking. At beta 0 it is the mean; near 0, the mean minus beta / 2
+    times the variance. As beta grows it falls to the smallest value. Values of probability 0 do not count.
 
     Args:
       values: [..., N].
@@ -136,8 +132,9 @@ def entropic(values, probs=None, *, beta) -> Array:
     >>> print(f"{entropic(jnp.array([0.0, 1.0]), beta=1.0):.4f} {entropic(jnp.array([0.0, 1.0]), beta=0.0)}")
     0.3799 0.5
     """
+    values, probs = _with_probs(values, probs)
     beta = jnp.asarray(beta, probs.dtype)
-    slope, values = jnp.where(beta == 0, 1, beta), weighed(probs, values)
+    slope, values = jnp.where(beta == 0, 1, beta), drop_unweighted(probs, values)
     exponents = jnp.where(probs > 0, -slope * values, -jnp.inf)
     top = jax.lax.stop_gradient(jnp.max(exponents))
     below = jnp.where((probs > 0) & jnp.isfinite(top), exponents - top, 0)
@@ -146,17 +143,17 @@ def entropic(values, probs=None, *, beta) -> Array:
     return jnp.where(beta == 0, mean(values, probs), -(top + rest) / slope)
 
 
-@_reading
-def distorted_mean(values, probs=None, *, distortion) -> Array:
+@batched("N", "N")
+def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Callable[[Array], Array]) -> Array:
     """Distorted expectation [...]: the mean of F^-1(distortion(tau)) over tau uniform in [0, 1], computed exactly.
 
-    A network that takes fractions as inputs needs no such reading: give it distortion(tau) and take the mean.
+    A network that takes fractions as inputs does not need this: give it distortion(tau) and take the mean.
 
     Args:
       values: [..., N], in any order.
       probs: [..., N]; 1 / N each if None. No gradient flows into them.
-      distortion: tau -> fraction, not decreasing, 0 at 0: `lambda tau: wang(tau, -0.75)`. One that ends below 1 never
-        sees the rest: `lambda tau: 0.25 * tau` is the CVaR at level 0.25.
+      distortion: tau -> fraction, not decreasing, 0 at 0: `lambda tau: wang(tau, -0.75)`. Fractions above
+        distortion(1) do not count: `lambda tau: 0.25 * tau` gives the CVaR at level 0.25.
 
     Raises:
       ValueError: lengths or batch axes differ.
@@ -166,6 +163,7 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
     >>> print(distorted_mean(jnp.array([4.0, 0.0]), distortion=lambda tau: tau**0.5))
     3.0
     """
+    values, probs = _with_probs(values, probs)
     values, _, upto = _ascending(values, jax.lax.stop_gradient(probs))
 
     def halve(_, bracket):
@@ -174,26 +172,26 @@ def distorted_mean(values, probs=None, *, distortion) -> Array:
         fits = distortion(middle) <= upto
         return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
 
-    # taus[i], the greatest tau with distortion(tau) <= upto[i], is where the quantile function leaves values[i].
+    # taus[i] is the greatest tau with distortion(tau) <= upto[i]: above it the quantile function exceeds values[i].
     bracket = jnp.zeros_like(upto), jnp.ones_like(upto)
     taus = jax.lax.fori_loop(0, jnp.finfo(upto.dtype).nmant + 3, halve, bracket)[0].at[-1].set(1)
-    return jnp.sum(product(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
+    return jnp.sum(safe_multiply(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
 
 
-def power(tau, eta) -> Array:
+def power_distortion(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Power distortion [...]: tau^(1 / (1 + |eta|)) if eta >= 0, else 1 - (1 - tau)^(1 / (1 + |eta|)).
 
     Args:
       tau: [...] fractions in [0, 1].
       eta: a number, or of a shape that broadcasts with tau's.
 
-    Negative eta is averse to risk, positive eta seeks it; 0 is neutral. Of n - 1 the distorted mean is that of the best
-    of n draws, of 1 - n that of the worst.
+    Negative eta is risk-averse, positive eta risk-seeking, 0 neutral. With eta = n - 1 the distorted mean is the mean
+    of the best of n draws; with eta = 1 - n, of the worst.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; as the best of several
     draws: GX-Chen et al. (2026), equation 17, https://arxiv.org/abs/2606.03962
 
-    >>> print(power(0.25, 1.0), power(0.75, -1.0))
+    >>> print(power_distortion(0.25, 1.0), power_distortion(0.75, -1.0))
     0.5 0.5
     """
     seeks = jnp.asarray(eta) >= 0
@@ -201,10 +199,10 @@ def power(tau, eta) -> Array:
     return jnp.where(seeks, raised, 1 - raised)
 
 
-def wang(tau, eta) -> Array:
+def wang(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Wang's distortion [...]: Phi(Phi^-1(tau) + eta), Phi the normal distribution function.
 
-    Negative eta is averse to risk. Arguments as in `power`.
+    Negative eta is risk-averse. Arguments as in `power_distortion`.
 
     Source: Dabney et al. (2018), section 4, in the text, https://arxiv.org/abs/1806.06923; numbered in Zhang et
     al. (2025), equation 5, who weigh quantiles by its slope, so that positive eta is averse there,
@@ -214,15 +212,15 @@ def wang(tau, eta) -> Array:
     0.5
     """
     dtype = jnp.result_type(tau, eta, 1.0)
-    exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function knows no bfloat16
+    exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function has no bfloat16
     return ndtr(ndtri(jnp.asarray(tau, exact)) + jnp.asarray(eta, exact)).astype(dtype)
 
 
-def cpw(tau, eta) -> Array:
+def cpw(tau: ArrayLike, eta: ArrayLike) -> Array:
     """Cumulative probability weighting [...]: tau^eta / (tau^eta + (1 - tau)^eta)^(1 / eta).
 
-    People's eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases in tau for
-    eta above 0.28 or so. Arguments as in `power`, with eta above 0.
+    Measured in people, eta is about 0.71. Below 1 it overrates rare outcomes, good and bad; 1 is neutral. It increases
+    in tau for eta above about 0.28. Arguments as in `power_distortion`, with eta above 0.
 
     Source: Tversky & Kahneman (1992), equation 6, https://doi.org/10.1007/BF00122574; 0.71: Dabney et
     al. (2018), section 4, https://arxiv.org/abs/1806.06923

@@ -22,7 +22,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jaxql.bellman.core import bootstrap, product, taken
+from jaxql.bellman.core import safe_multiply, select_action, td_target
 from jaxql.types import Array, Backup, BackupRule
 
 _NAMES = ("target_now", "target_next", "online_next", "second_next")
@@ -141,7 +141,7 @@ def advantage(gap: float = 0.9) -> BackupRule:
     """
 
     def rule(values: ActionValues) -> Backup:
-        lost = jnp.max(values.target_now, axis=-1) - taken(values.target_now, values.action)
+        lost = jnp.max(values.target_now, axis=-1) - select_action(values.target_now, values.action)
         return greedy(values)._replace(bonus=-gap * lost)
 
     return rule
@@ -170,7 +170,9 @@ def munchausen(temperature: float = 0.03, alpha: float = 0.9, floor: float = -1.
 
     def rule(values: ActionValues) -> Backup:
         log_policy = temperature * jax.nn.log_softmax(values.target_now / temperature)
-        return soft(temperature)(values)._replace(bonus=alpha * jnp.clip(taken(log_policy, values.action), floor, 0))
+        return soft(temperature)(values)._replace(
+            bonus=alpha * jnp.clip(select_action(log_policy, values.action), floor, 0)
+        )
 
     return rule
 
@@ -193,7 +195,7 @@ def expected_target(q_next: Array, backup: Backup, reward: Array, discount: Arra
     [2.5]
     """
     shifted = q_next if backup.shift is None else q_next + backup.shift
-    return bootstrap(with_bonus(reward, backup), discount, jnp.sum(product(backup.policy, shifted), axis=-1))
+    return td_target(with_bonus(reward, backup), discount, jnp.sum(safe_multiply(backup.policy, shifted), axis=-1))
 
 
 def with_bonus(reward: Array, backup: Backup) -> Array:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.bellman.core import product, taken
+from jaxql.bellman.core import safe_multiply, select_action
 from jaxql.types import Array, Transition
 
 
@@ -27,7 +27,7 @@ def weighted_mean(x: Array, weight: Array) -> Array:
     x, weight = jnp.asarray(x), jnp.asarray(weight)
     if x.shape != weight.shape:
         raise ValueError(f"weighted_mean: weight has shape {weight.shape}; it needs that of x, {x.shape}")
-    return jnp.sum(product(weight, x)) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
+    return jnp.sum(safe_multiply(weight, x)) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
 
 
 def checked_rows(transitions: Transition) -> Transition:
@@ -113,5 +113,5 @@ def of_action(outputs: Array, action: Array) -> Array:
     >>> print(of_action(jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([1, 0])))
     [2. 3.]
     """
-    place = taken(jnp.broadcast_to(jnp.arange(outputs.shape[1]), outputs.shape[:2]), action)
+    place = select_action(jnp.broadcast_to(jnp.arange(outputs.shape[1]), outputs.shape[:2]), action)
     return jnp.take_along_axis(outputs, place.reshape(-1, *[1] * (outputs.ndim - 1)), axis=1)[:, 0]

@@ -1,10 +1,10 @@
-"""Exact planning on an `MDP`: operators, optima, policies and what they are worth.
+"""Exact planning on an `MDP`: operators, optimal values, policies and their values.
 
-The operators keep the dtype they are given. The solvers compute in float64 whatever JAX's default (a planner that
-rounds at every sweep cannot say how wrong it is) and round once, on return. Shapes: S states, A actions, K successors.
-Arguments are checked where their values are known; under `jit` and `vmap` that is left to the caller. Reverse mode
-differentiates values, action values and distributions in the model, the discount and the policy; for an optimum it
-takes [S, S] memory (of the greedy policy's linear solve).
+Shapes: S states, A actions, K successors. The operators keep the dtype of their arguments. The solvers compute in
+float64, whatever JAX's default, and round once on return: a planner that rounds at every sweep cannot bound its error.
+Concrete arguments are checked; under `jit` and `vmap` the caller must check them. Reverse mode differentiates values,
+action values and distributions in the model, the discount and the policy. For an optimum it takes [S, S] memory, for
+the linear solve of the greedy policy.
 
 >>> lake = from_gymnasium("FrozenLake-v1")
 >>> solution = value_iteration(lake, discount=0.9)
@@ -12,29 +12,30 @@ takes [S, S] memory (of the greedy policy's linear solve).
 (True, (16,))
 """
 
+from jaxql.planning import regret as regret
 from jaxql.planning.asynchronous import (
     gauss_seidel_value_iteration as gauss_seidel_value_iteration,
     prioritised_sweeping as prioritised_sweeping,
 )
-from jaxql.planning.evaluation import (
-    policy_evaluation as policy_evaluation,
-)
-from jaxql.planning.gain import (
+from jaxql.planning.average_reward import (
     AverageSolution as AverageSolution,
     relative_value_iteration as relative_value_iteration,
 )
+from jaxql.planning.evaluation import (
+    policy_evaluation as policy_evaluation,
+)
 from jaxql.planning.model import (
-    check as check,
+    check_mdp as check_mdp,
     from_gymnasium as from_gymnasium,
 )
 from jaxql.planning.operators import (
     action_values as action_values,
-    average as average,
     bellman_expectation as bellman_expectation,
     bellman_expectation_q as bellman_expectation_q,
     bellman_optimality as bellman_optimality,
     bellman_optimality_q as bellman_optimality_q,
     greedy_policy as greedy_policy,
+    policy_average as policy_average,
 )
 from jaxql.planning.policies import (
     discounted_occupancy as discounted_occupancy,

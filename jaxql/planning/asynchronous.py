@@ -1,4 +1,4 @@
-"""Value iteration that does not wait for the sweep to end: new values count at once, or where they matter most."""
+"""Asynchronous value iteration: in place, or one state at a time in order of priority."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,27 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import known
-from jaxql.planning.model import check
-from jaxql.planning.policy_solvers import refuse_one
-from jaxql.planning.solvers import Method, Solution, as_is, from_zero, onwards, solve
-from jaxql.types import MDP
+from jaxql.planning.arguments import is_concrete
+from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_at_zero, unchanged
+from jaxql.planning.model import check_mdp
+from jaxql.planning.policy_solvers import check_discounted
+from jaxql.types import MDP, Scalar
 
 
 def gauss_seidel_value_iteration(
     mdp: MDP,
-    discount=0.9,
-    tolerance=1e-6,
+    discount: Scalar = 0.9,
+    tolerance: Scalar = 1e-6,
     max_iterations: int = 1_000_000,
     *,
     blocks: int | None = None,
     stopping: str = "error",
 ) -> Solution:
-    """Value iteration in place: blocks of states, lowest first, each backed up from the newest values.
+    """Optimal values by value iteration in place: blocks of states, lowest first, each from the newest values.
 
-    `blocks=None` backs up one state after another, the textbook's method: fewest sweeps, but nothing runs in parallel.
+    `blocks=None` backs up one state after another, as in the textbook: fewest sweeps, but nothing runs in parallel.
     With fewer blocks the states of a block are backed up together; `blocks=1` is `value_iteration`. A sweep still
-    contracts by b, and the proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration`
+    contracts by b, and the proof is a synchronous sweep. Promises, arguments and errors are those of `value_iteration`
     below discount 1.
 
     Source: Puterman (1994), the algorithm of section 6.3.3, https://doi.org/10.1002/9780470316887; its backup: Sutton &
@@ -36,7 +36,7 @@ def gauss_seidel_value_iteration(
     >>> round(float(gauss_seidel_value_iteration(loop, 0.5).values[0]), 5)
     2.0
     """
-    refuse_one(discount)
+    check_discounted(discount)
     states = np.shape(mdp.start)[0] if np.ndim(mdp.start) else 1
     blocks = states if blocks is None else blocks
     if not 1 <= blocks <= states:
@@ -53,29 +53,36 @@ def _sweep_in_place(table, block, values, extra):
         part = table._replace(
             **{
                 name: jax.lax.dynamic_slice_in_dim(getattr(table, name), first, size, axis=-1)
-                for name in ("next_state", "weight", "gain")
+                for name in ("next_state", "weight", "reward_mean")
             }
         )
         return jax.lax.dynamic_update_slice_in_dim(new, sweeps.backup_best(part, new), first, axis=0)
 
     new = jax.lax.fori_loop(jnp.int32(0), jnp.int32(-(-states // size)), back_up, values)
-    worst = jnp.max(jnp.abs(new - values))  # in place the least and the largest change prove no more than this
+    worst = jnp.max(jnp.abs(new - values))  # in place, the smallest and largest change bound no more than this
     return new, extra, -worst, worst
 
 
-GAUSS_SEIDEL = Method(from_zero, _sweep_in_place, as_is, onwards, 1000)
+GAUSS_SEIDEL = Method(start_at_zero, _sweep_in_place, unchanged, resume_from_proof, 1000)
 
 
 def prioritised_sweeping(
-    mdp: MDP, discount=0.9, tolerance=1e-6, max_iterations: int = 10_000, *, stopping: str = "error"
+    mdp: MDP,
+    discount: Scalar = 0.9,
+    tolerance: Scalar = 1e-6,
+    max_iterations: int = 10_000,
+    *,
+    stopping: str = "error",
 ) -> Solution:
-    """Backs up one state at a time, always the one whose value may change most, until no value can change by much.
+    """Optimal values by backups of one state at a time: always the state whose value may change most.
 
     After a change of V(s) by c, the priority of each predecessor u grows by |c| times the largest weight of s among the
-    actions of u, so that a priority is at least |(T V)(u) - V(u)|. The states are found by a scan of [S], not a heap.
-    The proof is a synchronous sweep: promises, arguments and errors are those of `value_iteration` below discount 1.
-    `iterations` counts backups, S of which are a sweep for `max_iterations`. A known model's predecessors are listed,
-    in memory [S, largest number of them]; a traced one's are looked for at every backup, which then costs a sweep.
+    actions of u. So a priority is at least |(T V)(u) - V(u)|. The largest is found by a scan of [S], not a heap. The
+    proof is a synchronous sweep. Promises, arguments and errors are those of `value_iteration` below discount 1.
+
+    `iterations` counts backups; `max_iterations` counts S of them as one. The predecessors of a concrete model are
+    listed, in memory [S, largest number of them]. In a traced model they are searched for at every backup, which then
+    costs a sweep.
 
     Source: Sutton & Barto (2018), the algorithm of section 8.4 with the backup of equation 4.10,
     http://incompleteideas.net/book/the-book-2nd.html; Moore & Atkeson (1993), https://doi.org/10.1007/BF00993104, with
@@ -85,17 +92,17 @@ def prioritised_sweeping(
     >>> round(float(prioritised_sweeping(loop, 0.5).values[0]), 5)
     2.0
     """
-    refuse_one(discount)
-    check(mdp)
+    check_discounted(discount)
+    check_mdp(mdp)
     states = len(mdp.start)
-    least = min if known(max_iterations) else jnp.minimum
-    backups = least(max_iterations, (2**31 - 2) // states) * states
-    settings = _predecessors(mdp) if all(known(x) for x in mdp[:5]) else ()
+    minimum = min if is_concrete(max_iterations) else jnp.minimum
+    backups = minimum(max_iterations, (2**31 - 2) // states) * states
+    settings = _predecessors(mdp) if all(is_concrete(x) for x in mdp[:5]) else ()
     return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings)
 
 
 def _predecessors(mdp):
-    """States [S, M] that may come before, and how likely at most, [S, M]; where there are fewer, likelihood 0."""
+    """Predecessors [S, M] of each state, and the largest probability [S, M] of moving on from them; 0 for padding."""
     probability, ends = np.asarray(mdp.probability, np.float64), np.asarray(mdp.ends)
     states, actions, _ = probability.shape
     probability = np.where(ends, 0, probability / probability.sum(-1, keepdims=True))
@@ -117,7 +124,7 @@ def _predecessors(mdp):
 def _back_up_most_urgent(table, settings, values, priority):
     largest = jnp.max(priority)
     state = jnp.min(jnp.where(priority == largest, jnp.arange(len(values), dtype=jnp.int32), len(values) - 1))
-    q = table.gain[:, state] + sweeps.over_successors(
+    q = table.reward_mean[:, state] + sweeps.sum_over_successors(
         lambda w, s: w * values[s], table.weight[:, :, state, None], table.next_state[:, :, state, None]
     )[:, 0]  # fmt: skip
     new = jnp.max(q)
@@ -126,7 +133,7 @@ def _back_up_most_urgent(table, settings, values, priority):
         predecessors, most_likely = settings
         priority = priority.at[predecessors[state]].add(table.discount * most_likely[state] * change)
     else:
-        weight = sweeps.over_successors(lambda w, s: jnp.where(s == state, w, 0), table.weight, table.next_state)
+        weight = sweeps.sum_over_successors(lambda w, s: jnp.where(s == state, w, 0), table.weight, table.next_state)
         priority = priority + jnp.max(weight, axis=0) * change
     worst = jnp.max(priority)
     return values.at[state].set(new), priority, -worst, worst
@@ -137,9 +144,9 @@ def _exact_priorities(values, priority, proof):
 
 
 PRIORITISED_SWEEPING = Method(
-    lambda table: (jnp.zeros_like(table.gain[0]), jnp.abs(jnp.max(table.gain, axis=0))),
+    lambda table: (jnp.zeros_like(table.reward_mean[0]), jnp.abs(jnp.max(table.reward_mean, axis=0))),
     _back_up_most_urgent,
-    as_is,
+    unchanged,
     _exact_priorities,
     2**30,
 )

@@ -1,42 +1,55 @@
-"""What a policy is worth for ever: by a linear solve, or by sweeps where [S, S] would not fit."""
+"""The values of a policy: by a linear solve, or by sweeps where [S, S] would not fit."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
 from jaxql.planning.arguments import check_discount, check_policy, check_stopping, is_one
-from jaxql.planning.model import check
+from jaxql.planning.model import check_mdp
 from jaxql.planning.numbers import (
-    double,
-    double_policy,
-    dtype_of,
+    answer_dtype,
+    cast_floats,
     in_float64,
-    normalised,
-    probabilities,
-    round_to,
-    tree_sum,
+    normalise,
+    pairwise_sum,
+    policy_probabilities,
+    policy_to_float64,
+    to_float64,
 )
-from jaxql.planning.operators import average
-from jaxql.types import MDP, Array
+from jaxql.planning.operators import policy_average
+from jaxql.types import MDP, Array, Scalar
 
 
 def policy_evaluation(
-    mdp: MDP, policy: Array, discount, *, method: str = "solve", tolerance=1e-6, max_iterations: int = 1_000_000
+    mdp: MDP,
+    policy: ArrayLike,
+    discount: Scalar,
+    *,
+    method: str = "solve",
+    tolerance: Scalar = 1e-6,
+    max_iterations: int = 1_000_000,
 ) -> Array:
     """Values [S] of a policy: the exact solution of v = T_pi v, by a linear solve of [S, S] in float64.
 
-    At discount 1 the value is the expected total reward: 0 where nothing is earned ever after, NaN where with positive
-    probability the policy goes round for ever and its rewards do not stop.
+    At discount 1 the value is the expected total reward. It is 0 where nothing more is earned. It is NaN where, with
+    positive probability, the policy never ends and its rewards do not stop.
 
-    `method="sweeps"` repeats v <- T_pi v from 0, in the memory of the model, until b rho / (1 - b) <= tolerance, with
-    rho the largest change and b < 1 the largest weight of a state's successors: then max|v - v^pi| <= tolerance, up to
-    float64 round-off and the rounding of the answer. The values are NaN if max_iterations did not suffice or b is 1.
+    `method="sweeps"` repeats v <- T_pi v from 0, in the memory of the model, until b rho / (1 - b) <= tolerance. Here
+    rho is the largest change, and b < 1 the largest sum of the weights of a state's successors. Then
+    max|v - v^pi| <= tolerance, up to float64 round-off and the rounding of the answer. The values are NaN if
+    `max_iterations` did not suffice or b is 1.
 
-    Args: `policy` [S] of action indices or [S, A] of probabilities; `discount` in [0, 1]; `tolerance` and
-      `max_iterations` are for sweeps.
-    Raises: UserError for a model, policy, discount or method that makes no sense, and for sweeps at discount 1.
+    Args:
+      mdp: the model.
+      policy: [S] of action indices or [S, A] of probabilities.
+      discount: in [0, 1].
+      method: "solve" or "sweeps".
+      tolerance, max_iterations: of the sweeps only.
+
+    Raises: UserError for an invalid model, policy, discount or method, and for sweeps at discount 1.
 
     Source: Sutton & Barto (2018), equation 4.4, solved as linear equations,
     http://incompleteideas.net/book/the-book-2nd.html
@@ -47,19 +60,23 @@ def policy_evaluation(
     >>> round(float(policy_evaluation(loop, np.array([0]), 0.75, method="sweeps")[0]), 5)
     4.0
     """
-    check(mdp)
+    check_mdp(mdp)
     check_discount(discount)
     check_policy(mdp, policy)
     if method not in ("solve", "sweeps"):
         raise UserError(f'method is {method!r}; it must be "solve" or "sweeps"')
-    dtype = dtype_of(mdp)
+    dtype = answer_dtype(mdp)
 
     def solved(mdp, policy, discount):
-        return round_to(_evaluate(normalised(double(mdp)), double_policy(policy), double(discount)), dtype)
+        return cast_floats(
+            _evaluate(normalise(to_float64(mdp)), policy_to_float64(policy), to_float64(discount)), dtype
+        )
 
     def swept(mdp, policy, discount, tolerance, max_iterations):
-        settings = double(tolerance), max_iterations
-        return round_to(_evaluate_by_sweeps(double(mdp), double_policy(policy), double(discount), *settings), dtype)
+        settings = to_float64(tolerance), max_iterations
+        return cast_floats(
+            _evaluate_by_sweeps(to_float64(mdp), policy_to_float64(policy), to_float64(discount), *settings), dtype
+        )
 
     arguments = mdp._replace(step_limit=None), policy, discount
     if method == "solve":
@@ -73,7 +90,7 @@ def policy_evaluation(
 
 @jax.jit
 def _evaluate_by_sweeps(mdp, policy, discount, tolerance, max_iterations):
-    rows = policy_rows(sweeps.lay_out(mdp, discount), policy)
+    rows = policy_table(sweeps.to_table(mdp, discount), policy)
     modulus = jnp.max(jnp.sum(rows.weight, axis=0))
 
     def unfinished(carry):
@@ -82,32 +99,33 @@ def _evaluate_by_sweeps(mdp, policy, discount, tolerance, max_iterations):
 
     def go_on(carry):
         values, _, iterations = carry
-        new = rows.gain + sweeps.step(rows, values)
+        new = rows.reward_mean + sweeps.expected_next_value(rows, values)
         return new, modulus * jnp.max(jnp.abs(new - values)) / (1 - modulus), iterations + 1
 
-    first = jnp.zeros_like(rows.gain), jnp.float64(jnp.inf), jnp.int32(0)
+    first = jnp.zeros_like(rows.reward_mean), jnp.float64(jnp.inf), jnp.int32(0)
     values, bound, _ = jax.lax.while_loop(unfinished, go_on, first)
     return jnp.where((bound <= tolerance) & (modulus < 1), values, jnp.nan)
 
 
-def policy_rows(table, policy) -> sweeps.Rows:
-    """The rows of a policy, [S] or [S, A]; one that mixes has A K successors."""
+def policy_table(table: sweeps.Table, policy: Array) -> sweeps.PolicyTable:
+    """The transitions of a policy [S] or [S, A]; a mixed policy has A K successors."""
     if policy.ndim == 1:
-        return sweeps.rows_of(table, policy.astype(jnp.int32))
-    states = table.gain.shape[1]
-    return sweeps.Rows(
+        return sweeps.select_policy(table, policy.astype(jnp.int32))
+    states = table.reward_mean.shape[1]
+    return sweeps.PolicyTable(
         next_state=table.next_state.reshape(-1, states),
         weight=(table.weight * policy.T[:, None]).reshape(-1, states),
-        gain=jnp.sum(jnp.where(policy.T == 0, 0, policy.T * table.gain), axis=0),
+        reward_mean=jnp.sum(jnp.where(policy.T == 0, 0, policy.T * table.reward_mean), axis=0),
     )
 
 
-def policy_values(mdp, policy, discount):
+def policy_values(mdp: MDP, policy: Array, discount: Scalar) -> Array:
+    """Values [S] of a policy in a float64 model whose probabilities sum to 1."""
     states = jnp.arange(mdp.probability.shape[0], dtype=jnp.int32)
     goes_on = jnp.where(mdp.ends, 0, mdp.probability)
-    weight = goes_on * probabilities(policy, goes_on.shape[1])[..., None]
+    weight = goes_on * policy_probabilities(policy, goes_on.shape[1])[..., None]
     matrix = jnp.zeros((len(states), len(states))).at[states[:, None, None], mdp.next_state].add(weight)
-    reward = average(policy, tree_sum(mdp.probability * mdp.reward))
+    reward = policy_average(policy, pairwise_sum(mdp.probability * mdp.reward))
 
     def may_reach(goal):
         def back_one_step(_, reached):
@@ -115,14 +133,14 @@ def policy_values(mdp, policy, discount):
 
         return jax.lax.fori_loop(np.int32(0), np.int32(len(states)), back_one_step, goal)
 
-    stirs = average(policy, tree_sum(mdp.probability * (mdp.reward != 0))) > 0
-    quiet = ~may_reach(stirs)
-    ending = average(policy, tree_sum(jnp.where(mdp.ends, mdp.probability, 0))) > 0
-    autoreset = ~may_reach(ending | quiet)
-    settled = (discount == 1) & (quiet | autoreset)  # their rows of I - P would be singular
-    system = jnp.eye(len(states)) - jnp.where(settled[:, None], 0, discount * matrix)
-    values = jnp.linalg.solve(system, jnp.where(settled, 0, reward))
-    return jnp.where((discount == 1) & (may_reach(autoreset)), jnp.nan, values)
+    earns = policy_average(policy, pairwise_sum(mdp.probability * (mdp.reward != 0))) > 0
+    earned_out = ~may_reach(earns)
+    may_end = policy_average(policy, pairwise_sum(jnp.where(mdp.ends, mdp.probability, 0))) > 0
+    never_ends = ~may_reach(may_end | earned_out)
+    known = (jnp.asarray(discount) == 1) & (earned_out | never_ends)  # their rows of I - P would be singular
+    system = jnp.eye(len(states)) - jnp.where(known[:, None], 0, discount * matrix)
+    values = jnp.linalg.solve(system, jnp.where(known, 0, reward))
+    return jnp.where((jnp.asarray(discount) == 1) & may_reach(never_ends), jnp.nan, values)
 
 
 _evaluate = jax.jit(policy_values)

@@ -1,4 +1,4 @@
-"""Where models come from, and what every solver demands of one."""
+"""Models of Gymnasium envs, and the check that every solver makes of a model."""
 
 from typing import Any
 
@@ -6,20 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
-from jaxql.planning.arguments import known, slack
+from jaxql.planning.arguments import is_concrete, sum_tolerance
 from jaxql.types import MDP
 
 
-def check(mdp: MDP) -> None:
-    """Raises UserError, naming the state and action, unless `mdp` is a model; what is traced is taken on trust.
+def check_mdp(mdp: MDP) -> None:
+    """Raises UserError, naming the state and action, unless `mdp` is a valid model. Traced values are not checked.
 
-    Probabilities must not be negative, and sum to 1 within 1e-5, or what their dtype rounds if that is more (solvers
-    divide by the sum); rewards must be finite;
-    successors, those with probability 0 too, must be states.
+    Probabilities must not be negative, and must sum to 1 within 1e-5, or within the rounding of their dtype if that is
+    more (solvers divide by the sum). Rewards must be finite. All successors must be states, also those of
+    probability 0.
 
     Source: Sutton & Barto (2018), equation 3.3, http://incompleteideas.net/book/the-book-2nd.html
 
-    >>> check(MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [2.0]))))
+    >>> check_mdp(MDP(*map(np.asarray, ([[[0]]], [[[1.0]]], [[[2.0]]], [[[False]]], [2.0]))))
     Traceback (most recent call last):
     jaxql.errors.UserError: start sums to 2.0; it must be a distribution over the states
     """
@@ -28,13 +28,13 @@ def check(mdp: MDP) -> None:
         raise UserError(f"an MDP needs four arrays [S, A, K]; they have {[np.shape(x) for x in mdp[:4]]}")
     if np.shape(mdp.start) != shape[:1]:
         raise UserError(f"start has shape {np.shape(mdp.start)}; it must be [{shape[0]}], a probability for each state")
-    if not all(known(x) for x in mdp[:5]):
+    if not all(is_concrete(x) for x in mdp[:5]):
         return
     probability, next_state, start = (np.asarray(x) for x in (mdp.probability, mdp.next_state, mdp.start))
     if next_state.dtype.kind not in "iu":
         raise UserError(f"next_state is {next_state.dtype}; it must hold states, whole numbers in 0..{shape[0] - 1}")
-    total, near = probability.sum(axis=-1, dtype=np.float64), slack(probability.dtype)
-    for bad, what in (
+    total, near = probability.sum(axis=-1, dtype=np.float64), sum_tolerance(probability.dtype)
+    for bad, fault in (
         ((probability < 0).any(-1), "has a negative probability"),
         (~(np.abs(total - 1) <= near), "has probabilities that do not sum to 1"),
         (((next_state < 0) | (next_state >= shape[0])).any(-1), f"leads to a state outside 0..{shape[0] - 1}"),
@@ -42,10 +42,10 @@ def check(mdp: MDP) -> None:
     ):
         if bad.any():
             state, action = (int(x) for x in np.argwhere(bad)[0])
-            raise UserError(f"state {state}, action {action} {what}: {_row(mdp, state, action)}")
+            raise UserError(f"state {state}, action {action} {fault}: {_row(mdp, state, action)}")
     if (start < 0).any():
         raise UserError(f"start is {start.min()} in state {int(start.argmin())}; a probability is not negative")
-    if not abs(start.sum(dtype=np.float64) - 1) <= slack(start.dtype):
+    if not abs(start.sum(dtype=np.float64) - 1) <= sum_tolerance(start.dtype):
         raise UserError(f"start sums to {start.sum(dtype=np.float64)}; it must be a distribution over the states")
 
 
@@ -55,14 +55,17 @@ def _row(mdp, state, action) -> str:
 
 
 def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
-    """The model inside a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or one with a like `.unwrapped.P`.
+    """The model of a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or any with such an `.unwrapped.P`.
 
-    P[s][a] is a list of (probability, next state, reward, terminated). Equal outcomes are merged; K is the largest
-    number of different ones; the rest is padded with probability 0 and next_state s. The start distribution is the
-    env's; the step limit is its spec's. Wrappers are looked through: what they change is not in the model.
+    P[s][a] is a list of (probability, next state, reward, terminated). Equal outcomes are merged. K is the largest
+    number of different outcomes; shorter lists are padded with probability 0 and next_state s. The start distribution
+    is the env's, and the step limit is its spec's. Wrappers are ignored: their changes are not in the model.
 
-    Args: an id, with `env_kwargs` for `gymnasium.make`, or an env, which is left open.
-    Raises: UserError if there is no such env, it has no P, or P is not its whole truth (Taxi's fickle passenger).
+    Args:
+      env_or_id: an id, or an env, which is left open.
+      env_kwargs: for `gymnasium.make`, with an id only.
+
+    Raises: UserError if there is no such env, if it has no P, or if P is incomplete (Taxi's fickle passenger).
 
     Source: Sutton & Barto (2018), equation 3.2, http://incompleteideas.net/book/the-book-2nd.html; the tables:
     https://gymnasium.farama.org/environments/toy_text
@@ -105,17 +108,17 @@ def _start(env, name):
 
 def _from_table(table, start, step_limit) -> MDP:
     num_states, num_actions = len(table), len(table[0])
-    merged = np.empty((num_states, num_actions), object)
-    for state, action in np.ndindex(merged.shape):
-        merged[state, action] = outcomes = {}
+    merged: dict[tuple[int, int], dict[tuple[int, float, bool], float]] = {}
+    for state, action in np.ndindex(num_states, num_actions):
+        outcomes = merged[state, action] = {}
         for probability, successor, reward, ended in table[state][action]:
             key = int(successor), float(reward), bool(ended)
             outcomes[key] = outcomes.get(key, 0.0) + float(probability)
-    shape = (*merged.shape, max(len(outcomes) for outcomes in merged.flat))
+    shape = (num_states, num_actions, max(len(outcomes) for outcomes in merged.values()))
     next_state = np.broadcast_to(np.arange(num_states, dtype=np.int32)[:, None, None], shape).copy()
     probability, reward, ends = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)
-    for pair in np.ndindex(merged.shape):
-        for k, (outcome, chance) in enumerate(merged[pair].items()):
+    for pair, outcomes in merged.items():
+        for k, (outcome, chance) in enumerate(outcomes.items()):
             next_state[*pair, k], reward[*pair, k], ends[*pair, k] = outcome
             probability[*pair, k] = chance
     probability, reward, start = (jnp.asarray(x, jnp.result_type(float)) for x in (probability, reward, start))

@@ -1,20 +1,23 @@
-"""Sums, roundings and dtypes: how planners compute in float64 whatever JAX's default, and round once."""
+"""Sums, roundings and dtypes. Planners compute in float64, whatever JAX's default, and round once at the end."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxql.planning.arguments import known
-from jaxql.types import MDP
+from jaxql.planning.arguments import is_concrete
+from jaxql.types import MDP, Array
 
 
-def in_float64(f, *args, slope=None):
-    """f(*args) inside `jax.enable_x64`; reverse mode differentiates it as slope(result, *args), or as f itself.
+def in_float64(f: Callable[..., Any], *args: Any, slope: Callable[..., Any] | None = None) -> Any:
+    """f(*args), computed inside `jax.enable_x64`.
 
-    The pullback is made and called inside too, with floats in float64: outside, JAX would transpose what f did to them
-    in float32.
+    Reverse mode differentiates slope(result, *args) in its place; without `slope`, f itself. The pullback is made and
+    called inside `jax.enable_x64` too, with float64 arguments. Outside of it JAX would transpose f in float32.
     """
 
     def inside(f):
@@ -35,7 +38,7 @@ def in_float64(f, *args, slope=None):
         slopes = zip(leaves, like.flatten_up_to(pull(change)), strict=True)
         return like.unflatten([s.astype(x.dtype) if _is_float(x) else None for x, s in slopes])
 
-    if all(known(x) for x in jax.tree.leaves(args)):
+    if all(is_concrete(x) for x in jax.tree.leaves(args)):
         return inside(f)(*args)
     run = jax.custom_vjp(inside(f))
     run.defvjp(inside(forward), inside(backward))
@@ -47,68 +50,79 @@ def _is_float(x):
 
 
 def _wide(tree):
-    return jax.tree.map(lambda x: double(x) if _is_float(x) else x, tree)
+    return jax.tree.map(lambda x: to_float64(x) if _is_float(x) else x, tree)
 
 
-def tree_sum(x):
-    """Sum over the last axis by halves: the error grows with log2(K), where one after another it may grow with K."""
+def pairwise_sum(x: Array) -> Array:
+    """Sum over the last axis by halves: the error grows with log2(K), that of a running sum with K."""
     while x.shape[-1] > 1:
         half = x.shape[-1] // 2
         x = jnp.concatenate([x[..., :half] + x[..., half : 2 * half], x[..., 2 * half :]], axis=-1)
     return x[..., 0]
 
 
-def lowest_argmax(q):
-    """Lowest index of the largest, int32 throughout: an outer jit without float64 cannot lower jnp's argmax of it."""
+def lowest_argmax(q: Array) -> Array:
+    """argmax over the last axis, lowest index on ties, int32 throughout.
+
+    An outer jit without float64 cannot lower `jnp.argmax` of a float64 array.
+    """
     action = jax.lax.broadcasted_iota(jnp.int32, q.shape, q.ndim - 1)
     best = q == jnp.max(q, axis=-1, keepdims=True)
     return jnp.min(jnp.where(best, action, jnp.int32(q.shape[-1] - 1)), axis=-1)
 
 
-def rounded(x, dtype):
-    """x as `dtype` will hold it, still float64; two conversions in a row XLA may drop."""
+def rounded(x: Array, dtype: Any) -> Array:
+    """x rounded to the precision of `dtype`, still float64. XLA may drop a pair of conversions, so none is made."""
     return x if dtype == jnp.float64 else jax.lax.reduce_precision(x, jnp.finfo(dtype).nexp, jnp.finfo(dtype).nmant)
 
 
-def rounding(x, dtype):
+def rounding_error(x: Array, dtype: Any) -> Array:
+    """Largest change of x by rounding it to `dtype`."""
     return jnp.max(jnp.abs(x - rounded(x, dtype)))
 
 
-def unit_of(dtype):
-    """By how much of itself a number of this dtype was rounded, and by how much at most if it is very small.
+def dtype_rounding(dtype: Any) -> tuple[float, float]:
+    """(relative, absolute) rounding error of a number of this dtype; the absolute one counts for tiny numbers.
 
-    The latter is half of the smallest number, or where conversions to float64 lose more, the smallest they keep.
+    The absolute error is half of the smallest number, or the smallest number that a conversion to float64 keeps if
+    that is larger.
     """
     kept = jnp.finfo(jnp.promote_types(dtype, jnp.float32)).tiny
     return float(jnp.finfo(dtype).eps) / 2, max(float(jnp.finfo(dtype).smallest_subnormal) / 2, float(kept))
 
 
-def dtype_of(mdp):
-    """The dtype of the answer, as it is outside float64 mode."""
+def answer_dtype(mdp: MDP) -> Any:
+    """The dtype of the rewards as a float, outside float64 mode: that of the answer."""
     return jnp.result_type(0.0, mdp.reward)
 
 
-def double(x):
-    """Floats of a pytree as float64; an MDP's bools and indices, and its step limit, stay."""
+def to_float64(x: Any) -> Any:
+    """A number, or the floats of an MDP, as float64. The step limit of an MDP is dropped."""
     if isinstance(x, MDP):
-        floats = {name: double(getattr(x, name)) for name in ("probability", "reward", "start")}
+        floats = {name: to_float64(getattr(x, name)) for name in ("probability", "reward", "start")}
         return x._replace(next_state=jnp.asarray(x.next_state), ends=jnp.asarray(x.ends), step_limit=None, **floats)
     return jax.lax.convert_element_type(x, np.float64)
 
 
-def double_policy(policy):
+def policy_to_float64(policy: ArrayLike) -> Array:
+    """A policy [S] as it is, or [S, A] as float64 probabilities that sum to 1."""
     policy = jnp.asarray(policy)
-    return policy if policy.ndim == 1 else double(policy) / jnp.sum(double(policy), axis=-1, keepdims=True)
+    return policy if policy.ndim == 1 else to_float64(policy) / jnp.sum(to_float64(policy), axis=-1, keepdims=True)
 
 
-def probabilities(policy, num_actions):
+def policy_probabilities(policy: Array, num_actions: int) -> Array:
+    """Probabilities [S, A] of a policy [S] or [S, A]."""
     return policy if policy.ndim == 2 else jax.nn.one_hot(policy, num_actions, dtype=jnp.float64)
 
 
-def normalised(mdp):
-    """Thirds in float32 add up to 1.00000003, and undiscounted that compounds."""
-    return mdp._replace(probability=mdp.probability / tree_sum(mdp.probability)[..., None])
+def normalise(mdp: MDP) -> MDP:
+    """The model with probabilities that sum to 1.
+
+    Three thirds in float32 sum to 1.00000003, an error that compounds at discount 1.
+    """
+    return mdp._replace(probability=mdp.probability / pairwise_sum(mdp.probability)[..., None])
 
 
-def round_to(tree, dtype):
+def cast_floats(tree: Any, dtype: Any) -> Any:
+    """The pytree with its floats as `dtype`."""
     return jax.tree.map(lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree)

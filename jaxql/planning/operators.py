@@ -1,4 +1,4 @@
-"""The Bellman operators of an `MDP`, on values and on action values, and what is greedy in them.
+"""The Bellman operators of an `MDP`, on values and on action values, and greedy policies.
 
 They keep the dtype they are given. Values [..., S] and action values [..., S, A] may have leading axes; `mdp` and
 `policy` are shared by them. Shapes that differ raise ValueError.
@@ -7,16 +7,23 @@ They keep the dtype they are given. Values [..., S] and action values [..., S, A
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.planning.numbers import lowest_argmax, tree_sum
-from jaxql.types import MDP, Array
+from jaxql.planning.numbers import lowest_argmax, pairwise_sum
+from jaxql.types import MDP, Array, Scalar
 
 
-def action_values(mdp: MDP, values: Array, discount) -> Array:
-    """One step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * (0 if ends[s, a, k] else values[next])).
+def action_values(mdp: MDP, values: ArrayLike, discount: Scalar) -> Array:
+    """Action values one step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * values[next_state]).
 
-    Args: `values` [..., S]; `discount` scalar in [0, 1].
+    The value after a transition that ends is 0.
+
+    Args:
+      mdp: the model.
+      values: [..., S].
+      discount: a number in [0, 1].
+
     Returns: q [..., S, A].
     Raises: ValueError for values of another shape.
 
@@ -29,16 +36,16 @@ def action_values(mdp: MDP, values: Array, discount) -> Array:
 
     def one(values):
         worth = mdp.reward + discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
-        worth = jnp.where((mdp.probability == 0) & ~jnp.isfinite(worth), 0, worth)  # such a successor only pads
-        return tree_sum(mdp.probability * worth)
+        worth = jnp.where((mdp.probability == 0) & ~jnp.isfinite(worth), 0, worth)  # a padded successor
+        return pairwise_sum(mdp.probability * worth)
 
     return _mapped(one, _of_states(mdp, "values", values, 1), 1)
 
 
-def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
-    """(T v)(s) = max_a q[s, a], [..., S] -> [..., S]: monotone, and in the maximum norm a contraction by `discount`.
+def bellman_optimality(mdp: MDP, values: ArrayLike, discount: Scalar) -> Array:
+    """Optimal backup T v [..., S] of values v [..., S]: (T v)(s) = max_a q[s, a], with q from `action_values`.
 
-    Arguments and errors as in `action_values`.
+    T is monotone, and in the maximum norm a contraction by `discount`. Arguments and errors as in `action_values`.
 
     Source: Sutton & Barto (2018), equation 4.10, http://incompleteideas.net/book/the-book-2nd.html; a contraction:
     Puterman (1994), proposition 6.2.4, https://doi.org/10.1002/9780470316887
@@ -50,10 +57,10 @@ def bellman_optimality(mdp: MDP, values: Array, discount) -> Array:
     return jnp.max(action_values(mdp, values, discount), axis=-1)
 
 
-def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Array:
-    """(T_pi v)(s) = sum_a pi[s, a] q[s, a], [..., S]; `policy` is [S] of action indices or [S, A] of probabilities.
+def bellman_expectation(mdp: MDP, policy: ArrayLike, values: ArrayLike, discount: Scalar) -> Array:
+    """Backup T_pi v [..., S] under a policy: (T_pi v)(s) = sum_a pi[s, a] q[s, a], with q from `action_values`.
 
-    Other arguments as in `action_values`.
+    `policy` is [S] of action indices or [S, A] of probabilities. Other arguments as in `action_values`.
     Raises: ValueError for values or a policy of another shape.
 
     Source: Sutton & Barto (2018), equation 4.5, http://incompleteideas.net/book/the-book-2nd.html
@@ -62,11 +69,13 @@ def bellman_expectation(mdp: MDP, policy: Array, values: Array, discount) -> Arr
     >>> bellman_expectation(loop, np.array([0]), np.ones(1), 0.5).tolist()
     [2.5]
     """
-    return average(policy, action_values(mdp, values, discount))
+    return policy_average(policy, action_values(mdp, values, discount))
 
 
-def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
-    """(T q)(s, a) = sum_k p (r + discount max_b q[next, b]), [..., S, A] -> [..., S, A]: monotone, a contraction.
+def bellman_optimality_q(mdp: MDP, q_values: ArrayLike, discount: Scalar) -> Array:
+    """Optimal backup T q [..., S, A] of q [..., S, A]: (T q)(s, a) = sum_k p (r + discount max_b q[next_state, b]).
+
+    T is monotone, and in the maximum norm a contraction by `discount`.
 
     Raises: ValueError for action values of another shape.
 
@@ -79,8 +88,8 @@ def bellman_optimality_q(mdp: MDP, q_values: Array, discount) -> Array:
     return action_values(mdp, jnp.max(_of_states(mdp, "q_values", q_values, 2), axis=-1), discount)
 
 
-def bellman_expectation_q(mdp: MDP, policy: Array, q_values: Array, discount) -> Array:
-    """(T_pi q)(s, a) = sum_k p (r + discount sum_b pi[next, b] q[next, b]), [..., S, A] -> [..., S, A].
+def bellman_expectation_q(mdp: MDP, policy: ArrayLike, q_values: ArrayLike, discount: Scalar) -> Array:
+    """Backup T_pi q [..., S, A] under a policy: sum_k p (r + discount sum_b pi[next_state, b] q[next_state, b]).
 
     `policy` is [S] of action indices or [S, A] of probabilities.
     Raises: ValueError for action values or a policy of another shape.
@@ -91,7 +100,7 @@ def bellman_expectation_q(mdp: MDP, policy: Array, q_values: Array, discount) ->
     >>> bellman_expectation_q(loop, np.array([1]), np.array([[4.0, 2.0]]), 0.5).tolist()
     [[3.0, 1.0]]
     """
-    return action_values(mdp, average(policy, _of_states(mdp, "q_values", q_values, 2)), discount)
+    return action_values(mdp, policy_average(policy, _of_states(mdp, "q_values", q_values, 2)), discount)
 
 
 def _mapped(one, x, rank):
@@ -101,21 +110,21 @@ def _mapped(one, x, rank):
 
 
 def _of_states(mdp, name, x, rank):
-    """x as an array whose last axes are those of the model's states, and actions if `rank` is 2."""
+    """x as an array. Raises ValueError unless its last axes are the model's states, and actions if `rank` is 2."""
     x, shape = jnp.asarray(x), np.shape(mdp.probability)[:rank]
     if x.shape[x.ndim - min(x.ndim, rank) :] != shape:
         raise ValueError(f"{name} has shape {x.shape}; its last axes must be {shape}, those of the model")
     return x
 
 
-def average(policy: Array, q: Array) -> Array:
-    """Mean [..., S] of q [..., S, A] under a policy: [S] of action indices, or [S, A] of probabilities.
+def policy_average(policy: ArrayLike, q: ArrayLike) -> Array:
+    """Mean [..., S] of q [..., S, A] under a policy, [S] of action indices or [S, A] of probabilities.
 
     Raises: ValueError for a policy of another shape.
 
     Source: Sutton & Barto (2018), equation 7.8, http://incompleteideas.net/book/the-book-2nd.html
 
-    >>> average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
+    >>> policy_average(np.array([[0.5, 0.5]]), jnp.array([[1.0, 3.0]])).tolist()
     [2.0]
     """
     policy, q = jnp.asarray(policy), jnp.asarray(q)
@@ -130,8 +139,11 @@ def average(policy: Array, q: Array) -> Array:
     return _mapped(one, q, 2)
 
 
-def greedy_policy(q: Array, tie: str = "lowest") -> Array:
-    """The greedy policy of q [S, A]: `tie="lowest"` gives [S] int32, `tie="uniform"` [S, A], equal among equals.
+def greedy_policy(q: ArrayLike, tie: str = "lowest") -> Array:
+    """The greedy policy of q [S, A]: argmax_a q[s, a].
+
+    `tie="lowest"` gives the lowest best action, [S] int32. `tie="uniform"` gives probabilities [S, A], shared equally
+    by the best actions.
 
     Raises UserError for any other `tie`.
 

@@ -1,4 +1,4 @@
-"""Solvers that evaluate policies: a sweep over one action a state is A times cheaper than one over all."""
+"""Solvers that evaluate policies: a sweep over one action a state is A times cheaper than one over all actions."""
 
 import jax
 import jax.numpy as jnp
@@ -6,26 +6,26 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import is_one, known
-from jaxql.planning.solvers import Method, Solution, as_is, from_below, onwards, solve
-from jaxql.types import MDP
+from jaxql.planning.arguments import is_concrete, is_one
+from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_below, unchanged
+from jaxql.types import MDP, Array, Scalar
 
-MEMORY = 8  # policy iteration accepts values whose residual beats the worst of its last so many
+MEMORY = 8  # policy iteration accepts values whose residual beats the worst of this many accepted before
 
 
 def modified_policy_iteration(
     mdp: MDP,
-    discount=0.9,
-    tolerance=1e-6,
+    discount: Scalar = 0.9,
+    tolerance: Scalar = 1e-6,
     max_iterations: int = 1_000_000,
     *,
     evaluation_sweeps: int = 50,
     stopping: str = "error",
 ) -> Solution:
-    """Repeats: pi greedy in V, V <- T_pi^m T V, with m = `evaluation_sweeps`; m = 0 is value iteration.
+    """Optimal values by V <- T_pi^m T V, with pi greedy in V and m = `evaluation_sweeps`; m = 0 is value iteration.
 
-    It starts from a constant V <= T V, whence V rises to V* whatever m is. Promises, arguments and errors are those of
-    `value_iteration` below discount 1; `iterations` counts the sweeps over all actions.
+    It starts from a constant V <= T V, from which V rises to V* for every m. Promises, arguments and errors are those
+    of `value_iteration` below discount 1. `iterations` counts the sweeps over all actions.
 
     Source: Puterman (1994), the algorithm of section 6.5.1, https://doi.org/10.1002/9780470316887; its sweeps: Sutton &
     Barto (2018), equations 4.5 and 4.10, http://incompleteideas.net/book/the-book-2nd.html
@@ -34,8 +34,8 @@ def modified_policy_iteration(
     >>> round(float(modified_policy_iteration(loop, 0.5).values[0]), 5)
     2.0
     """
-    refuse_one(discount)
-    if known(evaluation_sweeps) and evaluation_sweeps < 0:
+    check_discounted(discount)
+    if is_concrete(evaluation_sweeps) and evaluation_sweeps < 0:
         raise UserError(f"evaluation_sweeps is {evaluation_sweeps}; it must be at least 0")
     settings = jnp.int32(evaluation_sweeps)
     return solve(MODIFIED_POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings)
@@ -43,22 +43,23 @@ def modified_policy_iteration(
 
 def policy_iteration(
     mdp: MDP,
-    discount=0.9,
-    tolerance=1e-6,
+    discount: Scalar = 0.9,
+    tolerance: Scalar = 1e-6,
     max_iterations: int = 1_000_000,
     *,
     forcing: float = 0.1,
     krylov_steps: int = 200,
     stopping: str = "error",
 ) -> Solution:
-    """Repeats: pi greedy in V, V <- V^pi to a relative residual of `forcing`, by BiCGSTAB; a small one is Howard's.
+    """Optimal values by V <- V^pi, pi greedy in V, solved by BiCGSTAB to a relative residual of `forcing`.
 
-    (I - discount P_pi) V = r_pi is solved without ever being formed, in the memory of the model, by up to
-    `krylov_steps` steps of two T_pi each. The new V counts only if max|T V - V| is at most b times the worst of the
-    last eight that did; otherwise V is the sweep of the last that did. So the residual falls, at worst,
-    eight times as slowly as value iteration's, whatever BiCGSTAB does; usually it falls as fast as in Newton's method.
+    A small `forcing` gives Howard's algorithm. (I - discount P_pi) V = r_pi is solved without being formed, in the
+    memory of the model, by up to `krylov_steps` steps of two T_pi each. The new V is accepted if max|T V - V| is at
+    most b times the worst of the last eight accepted. Otherwise V is the sweep of the last one accepted. So the
+    residual falls at worst eight times as slowly as in value iteration, whatever BiCGSTAB does. Usually it falls as
+    fast as in Newton's method.
 
-    Promises, arguments and errors are those of `value_iteration` below discount 1; `iterations` counts policies.
+    Promises, arguments and errors are those of `value_iteration` below discount 1. `iterations` counts policies.
 
     Source: Puterman (1994), the algorithm of section 6.4.1, https://doi.org/10.1002/9780470316887; its steps: Sutton &
     Barto (2018), equations 4.4 and 4.9, http://incompleteideas.net/book/the-book-2nd.html; inexactly: Gargiani et al.
@@ -68,28 +69,29 @@ def policy_iteration(
     >>> round(float(policy_iteration(loop, 0.5).values[0]), 5)
     2.0
     """
-    refuse_one(discount)
-    if known(forcing) and not 0 <= forcing < 1:
+    check_discounted(discount)
+    if is_concrete(forcing) and not 0 <= forcing < 1:
         raise UserError(f"forcing is {forcing}; it must lie in [0, 1)")
-    if known(krylov_steps) and krylov_steps < 1:
+    if is_concrete(krylov_steps) and krylov_steps < 1:
         raise UserError(f"krylov_steps is {krylov_steps}; it must be at least 1")
     with jax.enable_x64(True):
         settings = jax.lax.convert_element_type(forcing, np.float64), jnp.int32(krylov_steps)
     return solve(POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings)
 
 
-def refuse_one(discount):
+def check_discounted(discount: Scalar) -> None:
+    """Raises UserError at discount 1."""
     if np.ndim(discount) == 0 and is_one(discount):
         raise UserError("discount is 1; only value_iteration and q_iteration find a best total reward")
 
 
 def _improve_by_sweeps(table, evaluation_sweeps, values, extra):
     q = sweeps.backup(table, values)
-    best, rows = jnp.max(q, axis=0), sweeps.rows_of(table, sweeps.greedy(q))
-    low, high = sweeps.spread(best - values)
+    best, rows = jnp.max(q, axis=0), sweeps.select_policy(table, sweeps.greedy(q))
+    low, high = sweeps.min_max(best - values)
 
     def evaluate(_, values):
-        return rows.gain + sweeps.step(rows, values)
+        return rows.reward_mean + sweeps.expected_next_value(rows, values)
 
     return jax.lax.fori_loop(jnp.int32(0), evaluation_sweeps, evaluate, best), extra, low, high
 
@@ -98,21 +100,24 @@ def _improve_by_krylov(table, settings, values, extra):
     forcing, steps = settings
     safe, history = extra
     q = sweeps.backup(table, values)
-    best, rows = jnp.max(q, axis=0), sweeps.rows_of(table, sweeps.greedy(q))
-    low, high = sweeps.spread(best - values)
+    best, rows = jnp.max(q, axis=0), sweeps.select_policy(table, sweeps.greedy(q))
+    low, high = sweeps.min_max(best - values)
     residual = jnp.maximum(high, -low)
-    good = residual <= table.most * jnp.max(history)  # False where the residual is NaN
+    good = residual <= table.max_discount * jnp.max(history)  # False where the residual is NaN
     target = jnp.where(good, forcing * residual, jnp.inf)
     new = jnp.where(good, bicgstab(rows, jnp.where(good, best, 0), target, steps), safe)
     history = jnp.where(good, jnp.concatenate([history[1:], residual[None]]), history)
     return new, (jnp.where(good, best, safe), history), low, high
 
 
-def bicgstab(rows: sweeps.Rows, values, target, steps):
-    """Solves v - W v = gain from `values` until max|residual| <= target, `steps` are made, or it breaks down."""
+def bicgstab(rows: sweeps.PolicyTable, values: Array, target: Scalar, steps: Scalar) -> Array:
+    """Solution v of v - W v = reward_mean, from `values` on.
+
+    It stops once max|residual| <= target, after `steps` steps, or where BiCGSTAB breaks down.
+    """
 
     def apply(x):
-        return x - sweeps.step(rows, x)
+        return x - sweeps.expected_next_value(rows, x)
 
     def unfinished(carry):
         x, r, p, v, rho, alpha, omega, made = carry
@@ -129,11 +134,11 @@ def bicgstab(rows: sweeps.Rows, values, target, steps):
         t = apply(s)
         size = jnp.dot(t, t)
         omega = jnp.where(size > 0, jnp.dot(t, s) / jnp.where(size > 0, size, 1), 0)
-        sound = jnp.isfinite(turn) & jnp.isfinite(alpha)  # no longer, where it breaks down: then x stays as it is
+        sound = jnp.isfinite(turn) & jnp.isfinite(alpha)  # False where it breaks down: then x stays
         x, r = jnp.where(sound, x + alpha * p + omega * s, x), jnp.where(sound, s - omega * t, jnp.nan)
         return x, r, p, v, new_rho, alpha, omega, made + 1
 
-    shadow = rows.gain - apply(values)
+    shadow = rows.reward_mean - apply(values)
     one, nothing = jnp.float64(1), jnp.zeros_like(values)
     return jax.lax.while_loop(
         unfinished, go_on, (values, shadow, nothing, nothing, one, one, one, jnp.int32(0))
@@ -141,7 +146,7 @@ def bicgstab(rows: sweeps.Rows, values, target, steps):
 
 
 def _begin(table):
-    values, _ = from_below(table)
+    values, _ = start_below(table)
     return values, (values, jnp.full(MEMORY, jnp.inf, jnp.float64))
 
 
@@ -149,5 +154,5 @@ def _last_sweep(values, extra):
     return extra[0]
 
 
-MODIFIED_POLICY_ITERATION = Method(from_below, _improve_by_sweeps, as_is, onwards, 50)
-POLICY_ITERATION = Method(_begin, _improve_by_krylov, _last_sweep, onwards, 50)
+MODIFIED_POLICY_ITERATION = Method(start_below, _improve_by_sweeps, unchanged, resume_from_proof, 50)
+POLICY_ITERATION = Method(_begin, _improve_by_krylov, _last_sweep, resume_from_proof, 50)

@@ -1,7 +1,7 @@
-"""The best total reward: discount 1, where nothing contracts and a policy must be shown to attain the values."""
+"""The largest total reward, at discount 1. Nothing contracts, so the values must be shown to be those of a policy."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,28 +9,28 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import known
+from jaxql.planning.arguments import is_concrete
 from jaxql.planning.evaluation import policy_values
-from jaxql.planning.numbers import normalised, rounding
-from jaxql.types import Array
+from jaxql.planning.numbers import normalise, rounding_error
+from jaxql.types import MDP, Array
 
 
-def check_ends(mdp) -> None:
-    """Raises UserError, naming a state, where the total reward is not finite whatever one does.
+def check_ends(mdp: MDP) -> None:
+    """Raises UserError, naming a state, if its total reward is infinite for every policy.
 
-    Somewhere to rest is a set of states in which one can stay for nothing, ends without reward among them; a state from
-    which no actions lead there or to an end earns for ever. What is traced is taken on trust.
+    A resting state allows a policy to earn nothing more, for ever or until an end. A state from which no actions lead
+    to a resting state or to an end earns for ever. A traced model is not checked.
     """
-    if not all(known(x) for x in mdp[:4]):
+    if not all(is_concrete(x) for x in mdp[:4]):
         return
     next_state, probability, reward, ends = (np.asarray(x) for x in mdp[:4])
     possible = probability > 0
     free = (~possible | (reward == 0)).all(axis=-1)
-    rest, before = np.ones(len(possible), bool), None
+    rest, before = np.ones(len(possible), bool), np.zeros(len(possible), bool)
     while not np.array_equal(rest, before):
         before = rest
         rest = rest & (free & (~possible | ends | rest[next_state]).all(axis=-1)).any(axis=-1)
-    good, before = rest | (possible & ends).any(axis=(1, 2)), None
+    good, before = rest | (possible & ends).any(axis=(1, 2)), np.zeros(len(possible), bool)
     while not np.array_equal(good, before):
         before = good
         good = good | (possible & good[next_state]).any(axis=(1, 2))
@@ -43,10 +43,10 @@ def check_ends(mdp) -> None:
 
 class _Sweeps(NamedTuple):
     q: Array  # [A, S]
-    policy: Array  # [S] greedy; an action stays until another is better, so among equals it is one that got ahead
+    policy: Array  # [S] greedy; an action is kept until another is better, so among equals the one that led first
     iterations: Array
     residual: Array
-    floor: Array  # bool: the residual is below the rounding
+    floor: Array  # bool: the residual is below the rounding error
 
 
 def _sweep(table, of_states, past: _Sweeps) -> _Sweeps:
@@ -59,7 +59,7 @@ def _sweep(table, of_states, past: _Sweeps) -> _Sweeps:
         policy=jnp.where(_of(past.policy, q) < best, sweeps.greedy(q), past.policy),
         iterations=past.iterations + 1,
         residual=residual,
-        floor=table.most * residual <= sweeps.noise(table, values, q) / 4,
+        floor=table.max_discount * residual <= sweeps.sweep_rounding(table, values, q) / 4,
     )
 
 
@@ -68,12 +68,17 @@ def _of(policy, q):
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "method"))
-def solve(mdp, table, tolerance, max_iterations, dtype, method) -> dict:
-    """Sweeps until the policy so far satisfies Bellman's equation; each round asks for ten times less change."""
-    model, of_states = normalised(mdp), jax.eval_shape(method.begin, table)[0].ndim == 1
+def solve(
+    mdp: MDP, table: sweeps.Table, tolerance: Array, max_iterations: Array, dtype: Any, method: Any
+) -> dict[str, Any]:
+    """Sweeps until the values of the greedy policy satisfy Bellman's equation.
+
+    After each failed proof the sweeps go on until the residual is ten times smaller.
+    """
+    model, of_states = normalise(mdp), jax.eval_shape(method.init, table)[0].ndim == 1
     sweep = functools.partial(_sweep, table, of_states)
     unknown = jnp.float64(jnp.inf)
-    nothing = jnp.zeros_like(table.gain)
+    nothing = jnp.zeros_like(table.reward_mean)
     start = _Sweeps(nothing, jnp.zeros(nothing.shape[1], jnp.int32), jnp.int32(0), unknown, jnp.bool_(False))
 
     def attempt(carry):
@@ -101,7 +106,7 @@ def solve(mdp, table, tolerance, max_iterations, dtype, method) -> dict:
         policy=state.policy,
         iterations=state.iterations,
         residual=state.residual,
-        converged=proven & (rounding(q, dtype) <= tolerance),
+        converged=proven & (rounding_error(q, dtype) <= tolerance),
         error_bound=unknown,
         loss_bound=unknown,
         span_loss_bound=unknown,

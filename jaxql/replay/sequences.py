@@ -47,7 +47,7 @@ def sample_sequence(
         action=window.action,
         reward=steps.reward,
         discount=steps.discount,
-        bootstrap_index=steps.bootstrap,
+        bootstrap_index=steps.bootstrap_index,
         valid=window.valid,
         memory=memory_before(rows, t, env),
         weight=weight,

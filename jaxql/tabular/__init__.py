@@ -1,12 +1,12 @@
-"""Learning in tables: counts of transitions, the empirical model they give, and table updates, as pure functions.
+"""Learning in tables: counts of transitions, the empirical model of the counts, and table updates.
 
-Shapes: B envs, S states, A actions, T rows. Everything runs under `jit` and `vmap`; states and actions are indices.
-Envs are applied one after another, each to the table that the last one left: errors of envs that meet in one
-(s, a), if summed, multiply the learning rate by their number and diverge. Rows that are not `valid` (an env resetting
-itself) may hold anything and change no value.
+Shapes: B envs, S states, A actions, T rows. States and actions are indices. All functions are pure and run under `jit`
+and `vmap`. Envs are applied one after another, each to the table that the last one left. Summing the errors
+of envs that meet in one (s, a) would multiply the learning rate by their number, and the table could diverge. Rows
+that are not `valid` (an env resetting itself) may hold anything and change no value.
 
 >>> import jax.numpy as jnp
->>> q, n = jnp.zeros((2, 1)), jnp.zeros((2, 1), int)  # rate 1/n: the value is the mean of what was seen
+>>> q, n = jnp.zeros((2, 1)), jnp.zeros((2, 1), int)  # rate 1/n: the value is the mean of the rewards
 >>> state, action, reward, valid = jnp.array([0, 0]), jnp.array([0, 0]), jnp.array([1.0, 2.0]), jnp.array([True, True])
 >>> n, nth = visit(n, state, action, valid)
 >>> q, errors = q_learning_update(q, state, action, reward, 0.0, state, valid, one_over_n()(nth))
@@ -21,6 +21,10 @@ from jaxql.tabular.counts import (
     empty_counts as empty_counts,
 )
 from jaxql.tabular.dyna import dyna_q_update as dyna_q_update
+from jaxql.tabular.n_step import (
+    n_step_q_learning_update as n_step_q_learning_update,
+    n_step_sarsa_update as n_step_sarsa_update,
+)
 from jaxql.tabular.rates import (
     constant as constant,
     one_over_n as one_over_n,
@@ -35,8 +39,6 @@ from jaxql.tabular.updates import (
     double_q_learning_update as double_q_learning_update,
     epsilon_greedy_probabilities as epsilon_greedy_probabilities,
     expected_sarsa_update as expected_sarsa_update,
-    n_step_q_learning_update as n_step_q_learning_update,
-    n_step_sarsa_update as n_step_sarsa_update,
     q_learning_update as q_learning_update,
     sarsa_update as sarsa_update,
 )

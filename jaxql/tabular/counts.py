@@ -1,4 +1,4 @@
-"""Counts of transitions, and the empirical model they give.
+"""Counts of transitions, and the empirical model of the counts.
 
 Shapes: B envs, S states, A actions; states and actions are indices.
 """
@@ -6,22 +6,23 @@ Shapes: B envs, S states, A actions; states and actions are indices.
 from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.tabular.rows import check_places
-from jaxql.types import MDP, Array
+from jaxql.tabular.rows import check_indices
+from jaxql.types import MDP, Array, Scalar
 
 
 class Counts(NamedTuple):
-    """What was seen of an env, by (state, action, next state)."""
+    """Counts of the transitions of an env, by (state, action, next state)."""
 
-    transitions: Array  # [S, A, S] int32, how often
-    rewards: Array  # [S, A, S] their sum
-    ends: Array  # [S, A, S] int32, how many of the transitions terminated
+    transitions: Array  # [S, A, S] int32, number of transitions
+    rewards: Array  # [S, A, S] sum of their rewards
+    ends: Array  # [S, A, S] int32, number that terminated
 
 
 def empty_counts(num_states: int, num_actions: int) -> Counts:
-    """Counts of nothing, [S, A, S] each.
+    """Counts of zero, [S, A, S] each.
 
     Source: Jaksch, Ortner & Auer (2010), figure 1, step 2, https://jmlr.org/papers/v11/jaksch10a.html
 
@@ -32,11 +33,19 @@ def empty_counts(num_states: int, num_actions: int) -> Counts:
     return Counts(jnp.zeros(shape, jnp.int32), jnp.zeros(shape, jnp.result_type(float)), jnp.zeros(shape, jnp.int32))
 
 
-def count(counts: Counts, state, action, reward, terminated, next_state, valid) -> Counts:
-    """Adds the transitions of B envs, [B] each or scalars; envs that meet add up.
+def count(
+    counts: Counts,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    terminated: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+) -> Counts:
+    """The counts plus the transitions of B envs, [B] each or scalars.
 
     Rows that are not `valid` (an env resetting itself) are ignored. Only `terminated` counts as an end: a truncated
-    episode merely stopped being watched.
+    episode would have gone on.
 
     Source: Jaksch, Ortner & Auer (2010), figure 1, steps 2 and 3, https://jmlr.org/papers/v11/jaksch10a.html
 
@@ -45,7 +54,7 @@ def count(counts: Counts, state, action, reward, terminated, next_state, valid) 
     (1, 3.0, 1)
     """
     row, valid = tuple(map(jnp.asarray, (state, action, next_state))), jnp.asarray(valid, bool)
-    check_places(counts.transitions.shape[:2], valid, state=row[0], action=row[1], next_state=row[2])
+    check_indices(counts.transitions.shape[:2], valid, state=row[0], action=row[1], next_state=row[2])
     earned = jnp.where(valid, jnp.asarray(reward), 0).astype(counts.rewards.dtype)
     return Counts(
         transitions=counts.transitions.at[row].add(valid.astype(jnp.int32)),
@@ -54,19 +63,31 @@ def count(counts: Counts, state, action, reward, terminated, next_state, valid) 
     )
 
 
-def empirical_mdp(counts: Counts, *, unvisited: str = "zero", value=0.0, start=None, step_limit=None) -> MDP:
-    """The maximum-likelihood model of the counts, K = 2 S: k = s' is s' and on, k = S + s' is s' and the end.
+def empirical_mdp(
+    counts: Counts,
+    *,
+    unvisited: str = "zero",
+    value: Scalar = 0.0,
+    start: ArrayLike | None = None,
+    step_limit: int | None = None,
+) -> MDP:
+    """The maximum-likelihood model of the counts: p(s' | s, a) = n(s, a, s') / n(s, a), with the mean rewards.
 
-    The two are kept apart since one transition may end at times and not at others. Their probabilities are n / N and
-    their reward is the mean seen from (s, a) to s', the same for both: sum p r is then the mean reward exactly.
+    K is 2 S. Successor k = s' moves to s' and goes on; k = S + s' moves to s' and ends. They are kept apart because the
+    same transition may end only sometimes. Both have the mean reward from (s, a) to s', so that sum p r is exactly the
+    mean reward.
 
-    A pair (s, a) never visited has no frequencies, so its model is a choice:
-      "zero"        ends at once with reward 0: worth 0 (a table that started at 0 and was never updated)
-      "self"        stays in s with reward 0: worth discount * V(s), never better than what s is known to offer
-      "optimistic"  ends at once with reward `value`: worth that, at any discount; give r_max / (1 - discount) (R-max)
+    A pair (s, a) that was never visited has no frequencies. `unvisited` chooses its model:
+      "zero"        ends at once with reward 0: its value is 0, as in a table that started at 0
+      "self"        stays in s with reward 0: its value is discount * V(s), never better than the visited actions of s
+      "optimistic"  ends at once with reward `value`: its value is that at any discount; R-max takes
+                    r_max / (1 - discount)
 
     Args:
-      start: [S] distribution of the first state; None is uniform, for counts do not know where episodes began.
+      counts: the counts.
+      unvisited: the model of unvisited pairs.
+      value: the reward of "optimistic".
+      start: [S] distribution of the first state; None is uniform, since counts hold no first states.
       step_limit: of the episodes, or None.
 
     Raises: UserError for another `unvisited`.

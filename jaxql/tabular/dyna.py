@@ -1,22 +1,31 @@
-"""Dyna: learning from what a model of the counts says would have happened."""
+"""Dyna: learning from transitions that are drawn from the counts."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql.tabular.counts import Counts
 from jaxql.tabular.updates import q_learning_update
 from jaxql.types import Array
 
 
-def dyna_q_update(q, counts: Counts, key, discount, learning_rate, steps: int) -> tuple[Array, Array]:
+def dyna_q_update(
+    q: ArrayLike, counts: Counts, key: Array, discount: ArrayLike, learning_rate: ArrayLike, steps: int
+) -> tuple[Array, Array]:
     """The planning of Dyna-Q: `steps` updates of Q-learning, one after another, from simulated transitions.
 
-    Each draws a pair (s, a) uniformly from those seen, then s' and whether the episode ended as often as they were
-    counted, with the mean reward seen from (s, a) to s'. In expectation it is a backup in `empirical_mdp(counts)`.
+    Each update draws a visited pair (s, a) uniformly. It then draws (s', ended) in proportion to the counts, and takes
+    the mean reward from (s, a) to s'. Its expectation is a backup in `empirical_mdp(counts)`.
 
-    Args: `q` [S, A]; `counts` of real transitions; `key` of the draws; `discount` gamma, a number; `learning_rate` a
-    number or [steps]; `steps` a Python integer.
-    Returns: the new q, and the TD errors [steps]. Before anything was counted q stays and the errors are 0.
+    Args:
+      q: [S, A].
+      counts: of transitions of the env.
+      key: of the draws.
+      discount: gamma, a number.
+      learning_rate: a number or [steps].
+      steps: a Python integer.
+
+    Returns: the new q, and the TD errors [steps]. With empty counts q stays as it is and the errors are 0.
 
     Source: Sutton & Barto (2018), the algorithm of section 8.2, its step (f), which is equation 6.8,
     http://incompleteideas.net/book/the-book-2nd.html

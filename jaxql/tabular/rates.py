@@ -1,19 +1,26 @@
-"""Learning rates: how often a pair was visited, and functions from that number to a rate."""
+"""Learning rates: counts of visits, and functions from a count to a rate."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.tabular.rows import check_places
-from jaxql.types import Array
+from jaxql.tabular.rows import check_indices
+from jaxql.types import Array, Scalar
 
 
-def visit(visits, state, action, valid) -> tuple[Array, Array]:
-    """Counts visits [S, A] of B envs, one after another: envs that meet in one pair are its n-th, (n+1)-th visit.
+def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLike) -> tuple[Array, Array]:
+    """The visits [S, A] after those of B envs, and the number n [B] of each visit to its pair.
 
-    Args: `visits` [S, A] integers; `state`, `action`, `valid` [B] or scalars.
+    The envs are counted one after another: two that meet in one pair are its n-th and (n+1)-th visit.
+
+    Args:
+      visits: [S, A] integers.
+      state, action, valid: [B] or scalars.
+
     Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `valid`.
 
     Source: Sutton & Barto (2018), the n of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html
@@ -23,20 +30,20 @@ def visit(visits, state, action, valid) -> tuple[Array, Array]:
     ([[1, 2]], [1, 2, 1])
     """
 
-    def one_world(visits, row):
+    def one_env(visits, row):
         state, action, valid = row
         visits = visits.at[state, action].add(valid.astype(visits.dtype))
         return visits, jnp.where(valid, visits[state, action], 1).astype(jnp.int32)
 
     rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(valid, bool))
-    check_places(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
+    check_indices(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
-        return one_world(jnp.asarray(visits), rows)
-    return jax.lax.scan(one_world, jnp.asarray(visits), tuple(rows))
+        return one_env(jnp.asarray(visits), rows)
+    return jax.lax.scan(one_env, jnp.asarray(visits), tuple(rows))
 
 
-def constant(rate) -> Callable:
-    """The same rate [...] at every visit n [...]: it tracks, and on noisy rewards never settles.
+def constant(rate: Scalar) -> Callable:
+    """Returns n [...] -> the same rate [...] at every visit. It tracks changes; with noisy rewards it never converges.
 
     Source: Sutton & Barto (2018), equation 2.5, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -47,7 +54,7 @@ def constant(rate) -> Callable:
 
 
 def one_over_n() -> Callable:
-    """The rate 1 / n [...] at visit n [...]: the value is the mean of its targets.
+    """Returns n [...] -> the rate 1 / n [...]: the value is the mean of its targets.
 
     Source: Sutton & Barto (2018), equation 2.3, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -57,10 +64,14 @@ def one_over_n() -> Callable:
     return robbins_monro(1.0)
 
 
-def robbins_monro(omega) -> Callable:
-    """The rate n**-omega [...] at visit n [...]: rates sum to infinity, their squares do not, so Q-learning converges.
+def robbins_monro(omega: Scalar) -> Callable:
+    """Returns n [...] -> the rate n**-omega [...], with which Q-learning converges.
 
-    Args: `omega` in (0.5, 1]; near 0.5 errors of the start are forgotten fastest. A traced omega is not checked.
+    The rates sum to infinity, their squares do not.
+
+    Args:
+      omega: in (0.5, 1]; near 0.5 the first errors are forgotten fastest. A traced omega is not checked.
+
     Raises: UserError for another omega.
 
     Source: Sutton & Barto (2018), the conditions of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html;
@@ -69,6 +80,6 @@ def robbins_monro(omega) -> Callable:
     >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
     [1.    0.125]
     """
-    if not isinstance(omega, jax.core.Tracer) and not 0.5 < omega <= 1:
+    if not isinstance(omega, Tracer) and not 0.5 < omega <= 1:
         raise UserError(f"omega is {omega}; it must lie in (0.5, 1], or rates shrink too slowly or too fast")
     return lambda n: jnp.power(jnp.asarray(n, jnp.result_type(float)), -omega)

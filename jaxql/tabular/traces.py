@@ -1,38 +1,45 @@
-"""Q(lambda) with eligibility traces: every step updates all pairs of the episode so far."""
+"""Q(lambda) with eligibility traces: each step updates all pairs that the episode has visited."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxql import bellman
-from jaxql.tabular.rows import rows_of
+from jaxql.tabular.rows import broadcast_rows
 from jaxql.types import Array
 
 
 def watkins_q_lambda_update(
-    q,
-    traces,
-    state,
-    action,
-    reward,
-    discount,
-    next_state,
-    next_action,
-    valid,
-    learning_rate,
-    lambda_,
+    q: ArrayLike,
+    traces: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    next_action: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+    lambda_: ArrayLike,
     *,
-    replacing=False,
+    replacing: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """One step of Watkins' Q(lambda) from each of B envs: the trace ends where an action explores.
+    """One step of Watkins' Q(lambda) from each of B envs: the trace ends at an exploratory action.
 
     error = r + discount * max q[s'] - q[s, a];  e[s, a] += 1 (`replacing`: = 1);  q += learning_rate * error * e;
     e *= discount * lambda_ if q[s', a'] was maximal, else 0.
 
-    Envs have a trace each and are applied one after another. Past a termination the discount of 0 ends a trace; so
-    does a row that is not `valid`, which is what follows a truncation.
+    Each env has its own trace, and the envs are applied one after another. A trace ends at a termination, by its
+    discount of 0, and at a row that is not `valid`, which follows a truncation.
 
-    Args: `q` [S, A]; `traces` [B, S, A], 0 at first; `state`, `action`, `reward`, `next_state`, `next_action`, `valid`
-    [B], of which `next_action` is what will be done in s'; `discount`, `learning_rate`, `lambda_` [B] or scalar.
+    Args:
+      q: [S, A].
+      traces: [B, S, A], 0 at first.
+      state, action, reward, next_state, valid: [B].
+      next_action: [B] the action that will be taken in s'.
+      discount, learning_rate, lambda_: [B] or scalar.
+      replacing: True sets e[s, a] to 1 in place of adding 1.
+
     Returns: the new q and traces, and the TD errors [B], 0 where not `valid`.
     Raises: ValueError for a column or traces of another shape, and for a table of integers.
 
@@ -47,16 +54,27 @@ def watkins_q_lambda_update(
     """
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
     rows |= dict(next_action=next_action, learning_rate=learning_rate, lambda_=lambda_)
-    return _traced(q, traces, valid, rows, replacing, cut=True)
+    return _update_traces(q, traces, valid, rows, replacing, cut=True)
 
 
 def naive_q_lambda_update(
-    q, traces, state, action, reward, discount, next_state, valid, learning_rate, lambda_, *, replacing=False
+    q: ArrayLike,
+    traces: ArrayLike,
+    state: ArrayLike,
+    action: ArrayLike,
+    reward: ArrayLike,
+    discount: ArrayLike,
+    next_state: ArrayLike,
+    valid: ArrayLike,
+    learning_rate: ArrayLike,
+    lambda_: ArrayLike,
+    *,
+    replacing: bool = False,
 ) -> tuple[Array, Array, Array]:
-    """One step of naive Q(lambda) from each of B envs: as Watkins', but exploring does not end the trace.
+    """One step of naive Q(lambda) from each of B envs: as Watkins', but an exploratory action does not end the trace.
 
-    Simpler, and no longer off-policy: what follows an exploratory action counts. With a single action it is TD(lambda).
-    Arguments, results and errors as in `watkins_q_lambda_update`, which needs `next_action` too.
+    It is not off-policy: rewards after an exploratory action count. With a single action it is TD(lambda). Arguments,
+    results and errors are as in `watkins_q_lambda_update`, without `next_action`.
 
     Source: Sutton & Barto (2018), equations 12.5 and 12.7 for action values, with the maximum as bootstrap,
     http://incompleteideas.net/book/the-book-2nd.html; Sutton & Barto (1998), section 7.6,
@@ -68,24 +86,24 @@ def naive_q_lambda_update(
     ([1.0], [[0.5], [0.0]], [[[0.25], [0.0]]])
     """
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
-    rows |= dict(next_action=action, learning_rate=learning_rate, lambda_=lambda_)  # a' does not count
-    return _traced(q, traces, valid, rows, replacing, cut=False)
+    rows |= dict(next_action=action, learning_rate=learning_rate, lambda_=lambda_)  # the next action is not used
+    return _update_traces(q, traces, valid, rows, replacing, cut=False)
 
 
-def _traced(q, traces, valid, rows, replacing, cut):
+def _update_traces(q, traces, valid, rows, replacing, cut):
     q, traces = jnp.asarray(q), jnp.asarray(traces)
-    rows = rows_of(q, valid, **rows)
+    rows = broadcast_rows(q, valid, **rows)
     if traces.shape != (len(rows[0]), *q.shape) or traces.dtype != q.dtype:
         raise ValueError(f"traces is {traces.dtype} {traces.shape}; it needs {q.dtype} {(len(rows[0]), *q.shape)}")
 
-    def one_world(q, carried):
+    def one_env(q, carried):
         trace, (valid, s, a, r, discount, s2, a2, rate, lambda_) = carried
         error = jnp.where(valid, bellman.q_learning(q[s], a, r, discount, q[s2]), 0)
         trace = trace.at[s, a].set(1 if replacing else trace[s, a] + 1)
         moved = q + (jnp.where(valid, rate * error, 0) * trace).astype(q.dtype)
-        goes_on = valid & (q[s2, a2] == jnp.max(q[s2])) if cut else valid  # judged before the update, as a' was chosen
+        goes_on = valid & (q[s2, a2] == jnp.max(q[s2])) if cut else valid  # by the values with which a' was chosen
         trace = jnp.where(goes_on, discount * lambda_ * trace, 0).astype(traces.dtype)
         return jnp.where(valid, moved, q), (trace, error.astype(q.dtype))
 
-    q, (traces, errors) = jax.lax.scan(one_world, q, (traces, rows))
+    q, (traces, errors) = jax.lax.scan(one_env, q, (traces, rows))
     return q, traces, errors

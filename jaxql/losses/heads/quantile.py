@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from jaxql import distributional
-from jaxql.bellman.core import bootstrap, product
+from jaxql.bellman.core import safe_multiply, td_target
 from jaxql.losses.backups import with_bonus
 from jaxql.losses.batch import of_action
 from jaxql.types import Array, Backup, Head
@@ -74,5 +74,5 @@ def target_quantiles(quantiles_next: Array, backup: Backup, reward: Array, disco
     [[1. 2.]]
     """
     shifted = quantiles_next if backup.shift is None else quantiles_next + backup.shift[..., None]
-    value = jnp.sum(product(backup.policy[..., None], shifted), axis=1)
-    return bootstrap(with_bonus(reward, backup)[:, None], discount[:, None], value)
+    value = jnp.sum(safe_multiply(backup.policy[..., None], shifted), axis=1)
+    return td_target(with_bonus(reward, backup)[:, None], discount[:, None], value)
