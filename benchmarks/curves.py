@@ -21,8 +21,8 @@ SEEDS = 5
 AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow", "pqn"
 PLAIN = dict(backup="greedy", n_step=1)  # what is tuned for CartPole has both
 CLASSIC = dict(
-    num_envs=8, gradient_steps=2, hidden=(128, 128), learning_rate=5e-4, batch_size=32, capacity=50_000, warmup_steps=1_000,
-    target_period_updates=200, exploration_steps=20_000, epsilon=0.05, v_min=-100.0, v_max=0.0,
+    num_envs=8, gradient_steps=2, hidden=(128, 128), learning_rate=5e-4, batch_size=32, capacity=50_000,
+    warmup_steps=1_000, target_period_updates=200, exploration_steps=20_000, epsilon=0.05, v_min=-100.0, v_max=0.0,
 )  # fmt: skip
 MINATAR = dict(  # replay, batch, epsilon and target period of its paper; an update each 8 steps, not each one
     num_envs=8, learning_rate=2.5e-4, batch_size=32, capacity=100_000, warmup_steps=5_000, target_period_updates=1_000,

@@ -68,7 +68,8 @@ def settings_of(name):
         return entry.config(
             gradient_steps=4, capacity=400, batch_size=16, burn_in=2, length=6, hidden=(32,), core_width=16
         )
-    return entry.config(**(SMALL | entry.overrides | TINY if deep(name) else {}))
+    values = SMALL | entry.overrides | TINY if deep(name) else {}
+    return entry.config(**{name: x for name, x in values.items() if name in entry.config.__dataclass_fields__})
 
 
 def hyper_of(name):

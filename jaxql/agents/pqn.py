@@ -56,8 +56,8 @@ def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent
     rows = spec.num_envs * config.rollout_length
     if config.gradient_steps % config.minibatches or rows % config.minibatches:
         raise UserError(
-            f"minibatches is {config.minibatches}; it must divide gradient_steps ({config.gradient_steps}) and the rows "
-            f"of a round ({spec.num_envs} * {config.rollout_length})"
+            f"minibatches is {config.minibatches}; it must divide gradient_steps ({config.gradient_steps}) and the "
+            f"rows of a round ({spec.num_envs} * {config.rollout_length})"
         )
     core = {} if config.core == "none" else dict(core=config.core, core_width=config.core_width)
     return pqn(

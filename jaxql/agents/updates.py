@@ -76,7 +76,7 @@ def update_metrics(state: State, loss: Array, gradient: Any, q_values: Array, we
 
 
 def sharded_gradient(loss: Callable, params: Any, batch: Transition, key: Array | None, shards: int) -> Any:
-    """Returns `jax.value_and_grad(loss, has_aux=True)(params, batch, key)`, as the mean over `shards` parts of the batch.
+    """Returns `jax.value_and_grad(loss, has_aux=True)(params, batch, key)` as the mean over parts of the batch.
 
     Everything that is summed over shards is one vector, so that on a mesh one all-reduce carries the gradient.
 

@@ -18,7 +18,9 @@ def prioritised_replay(
     shards: int = 1,
     view: View = n_step_transition,
 ) -> Replay:
-    """A replay that draws rows with odds p = (|x| + epsilon)**alpha of a TD error or a loss x; p of a new row is the greatest so far.
+    """A replay that draws rows with odds p = (|x| + epsilon)**alpha, where x is a TD error or a loss.
+
+    The p of a new row is the greatest so far.
 
     A row's p is 0 until its window is complete, from when its stack or window is about to be overwritten, and if it is
     not valid. Weights are (p / sum p)**-beta over the greatest of the batch; 0 if nothing could be drawn.

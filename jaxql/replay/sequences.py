@@ -35,7 +35,7 @@ def memory_before(rows: Step, t: Array, env: Array) -> Any:
 def sample_sequence(
     rows: Step, t: Array, env: Array, weight: Array, gamma: Array, length: int, stack: int, *, n: int
 ) -> Sequence:
-    """Returns the rows t .. t + length - 1 of one env, with n-step returns: a `view` of replay, whose n_step is `length`.
+    """Returns the rows t .. t + length - 1 of one env, with n-step returns; a `view` whose n_step is `length`.
 
     Returns stop at each end of either kind, and at the end of the sequence; see `bellman.n_step_windows`.
     """

@@ -13,7 +13,7 @@ TRIES = 16  # candidates of a draw; all of them are reset rows with odds below 1
 def uniform_replay(
     capacity: int, n_step: int = 1, stack: int = 1, shards: int = 1, view: View = n_step_transition
 ) -> Replay:
-    """A replay that draws uniformly from the valid rows among the newest `capacity` whose whole stack and window are stored.
+    """A replay that draws uniformly from the newest `capacity` valid rows whose whole stack and window are stored.
 
     Args:
       capacity: rows [B envs x ticks] that can be drawn, rounded up to whole ticks.
