@@ -132,7 +132,7 @@ def test_target_network_is_copied_exactly_every_period_and_shares_nothing():
             rows=state.data.rows._replace(
                 valid=jnp.ones_like(state.data.rows.valid), reward=jnp.ones_like(state.data.rows.reward)
             ),
-            count=jnp.int32(20),
+            num_steps=jnp.int32(20),
         )
     )
     learn = jax.jit(agent.learn)

@@ -65,14 +65,15 @@ def hyper_of(config: Any) -> Hyper:
 
 def new_state(key: Array, hyper: Hyper, *, params: Any, data: Any, target: Any = (), opt_state: Any = ()) -> State:
     """Returns a state at step 0, of copies: a donated state shares no buffer with its caller or itself."""
+    zero: Any = np.int32(0)
     state = State(
         params=params,
         target=target,
         opt_state=opt_state,
         data=data,
-        vector_steps=np.int32(0),
-        env_steps=np.int32(0),
-        updates=np.int32(0),
+        vector_steps=zero,
+        env_steps=zero,
+        updates=zero,
         hyper=jax.tree.map(lambda x: jnp.asarray(x, jnp.result_type(x)), hyper),
         key=key,
     )

@@ -74,9 +74,10 @@ def r2d2_loss(
     sequences = sequences._replace(
         obs=where_counted(counts, sequences.obs), memory=where_rows(counts, sequences.memory)
     )
+    nothing: Any = ()
+    rows = sequences._replace(memory=nothing, weight=nothing, index=nothing)
     early, late = (
-        jax.tree.map(lambda x, part=part: x[:, part], sequences._replace(memory=(), weight=(), index=()))
-        for part in (slice(0, burn_in), slice(burn_in, None))
+        jax.tree.map(lambda x, part=part: x[:, part], rows) for part in (slice(0, burn_in), slice(burn_in, None))
     )
 
     def values(params):

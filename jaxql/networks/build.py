@@ -63,6 +63,7 @@ def make_network(
       **variant: `outputs`, `fractions`, `proposes`, `dueling`, `noisy`, `layer_norm`, `convolution`, `bfloat16` of
         `QNetwork`; with `core` and `core_width` it is a `RecurrentQNetwork`.
     """
+    layers: dict[str, Any]
     wrapped, module = (recurrent_from_flax, RecurrentQNetwork) if "core" in variant else (from_flax, QNetwork)
     if name == "mlp":
         return wrapped(module(spec.num_actions, tuple(hidden), spec.num_states, **variant))

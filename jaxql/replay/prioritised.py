@@ -52,7 +52,7 @@ def prioritised_replay(
 
     def enter(ring: Ring):
         (slots, envs), start = ring.rows.valid.shape, storage.drawable(ring)[0]
-        left, entered = (start - 1) % slots, (ring.count - n_step) % slots  # a tick below 0 falls in a blank slot
+        left, entered = (start - 1) % slots, (ring.num_steps - n_step) % slots  # a tick below 0 falls in a blank slot
         index = jnp.stack([left, entered])[:, None] * envs + jnp.arange(envs)[None]
         new = jnp.where(ring.rows.valid[entered], ring.max_priority, 0)
         value = jnp.stack([jnp.zeros_like(new), new])

@@ -16,7 +16,7 @@ class Ring(NamedTuple):
     """Tick t lies in slot t % T; its next_obs is written once, ahead, as the obs of slot t + 1."""
 
     rows: Step  # leaves [T, B, ...]; next_obs is (); of a stack only the newest frame is kept
-    count: Array  # ticks written; observations count - T + 1 .. count are stored
+    num_steps: Array  # vector steps written; observations num_steps - T + 1 .. num_steps are stored
     priorities: Any = ()  # a sum tree with a leaf T-major for each row, 0 where it cannot be drawn; () if uniform
     max_priority: Any = ()  # the greatest priority that any row ever had
 
@@ -37,7 +37,7 @@ def after_read(ring: Ring, seen: Array) -> Ring:
 
     Without it XLA copies a buffer that a compiled loop reads and then writes.
 
-    >>> print(after_read(Ring(rows=zero_step(jnp.ones(1)), count=jnp.int32(3)), jnp.float32(7)).count)
+    >>> print(after_read(Ring(rows=zero_step(jnp.ones(1)), num_steps=jnp.int32(3)), jnp.float32(7)).num_steps)
     3
     """
     never = (seen != seen) & (seen == seen)
@@ -49,14 +49,14 @@ def without_priorities(ring: Ring) -> tuple[Ring, tuple[Any, Any]]:
 
     `ring._replace(priorities=..., max_priority=...)` puts them together again.
 
-    >>> ring, changing = without_priorities(Ring(rows=zero_step(jnp.ones(1)), count=jnp.int32(3)))
+    >>> ring, changing = without_priorities(Ring(rows=zero_step(jnp.ones(1)), num_steps=jnp.int32(3)))
     >>> changing
     ((), ())
     """
     return ring._replace(priorities=(), max_priority=()), (ring.priorities, ring.max_priority)
 
 
-def write_slot(store: Any, tick: Array, new: Any) -> Any:
+def write_slot(store: Any, tick: Array | int, new: Any) -> Any:
     """Returns the store [T, ...] with `new` [...] in the slot of a tick.
 
     >>> print(write_slot(jnp.zeros(3), 4, 1.0))
@@ -82,17 +82,17 @@ class RingStorage:
         first = first._replace(obs=self._newest(first.obs), next_obs=())
         slots = -(-self.capacity // len(first.valid)) + self.margin
         rows = jax.tree.map(lambda x: jnp.zeros((slots, *x.shape), x.dtype), first)
-        return Ring(rows=rows._replace(obs=write_slot(rows.obs, 0, first.obs)), count=jnp.zeros((), jnp.int32))
+        return Ring(rows=rows._replace(obs=write_slot(rows.obs, 0, first.obs)), num_steps=jnp.zeros((), jnp.int32))
 
     def add(self, ring: Ring, step: Step) -> Ring:
         """Returns the ring with one more tick, in place of the oldest."""
-        obs = write_slot(ring.rows.obs, ring.count + 1, self._newest(step.next_obs))
-        rows = write_slot(ring.rows._replace(obs=()), ring.count, step._replace(obs=(), next_obs=()))
-        return ring._replace(rows=rows._replace(obs=obs), count=ring.count + 1)
+        obs = write_slot(ring.rows.obs, ring.num_steps + 1, self._newest(step.next_obs))
+        rows = write_slot(ring.rows._replace(obs=()), ring.num_steps, step._replace(obs=(), next_obs=()))
+        return ring._replace(rows=rows._replace(obs=obs), num_steps=ring.num_steps + 1)
 
     def drawable(self, ring: Ring) -> tuple[Array, Array]:
         """Returns the ticks [start, end) whose stacks and windows are stored."""
-        end = jnp.maximum(ring.count - self.n_step + 1, 0)
+        end = jnp.maximum(ring.num_steps - self.n_step + 1, 0)
         return jnp.maximum(end - (len(ring.rows.valid) - self.margin), 0), end
 
     def views(self, ring: Ring, t: Array, env: Array, weight: Array, gamma: Array, n: Array | None) -> Any:
@@ -110,7 +110,9 @@ class RingStorage:
             return f(ring, *args)
         rows = jax.tree.map(lambda x: x.reshape(len(x), self.shards, -1, *x.shape[2:]), ring.rows)
         parts = jax.tree.map(lambda x: x.reshape(self.shards, -1, *x.shape[1:]), args)
-        axes = Ring(rows=1, count=None, priorities=0, max_priority=None)
+        of_envs: Any = 1
+        shared: Any = None
+        axes = Ring(rows=of_envs, num_steps=shared, priorities=0, max_priority=shared)
         return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
 
     def sample(

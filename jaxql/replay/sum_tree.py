@@ -14,21 +14,21 @@ Tree = tuple[Array, ...]
 
 
 def zeros(size: int) -> Tree:
-    """A tree of at least `size` leaves, all 0."""
-    levels = []
+    """Returns a tree of at least `size` leaves, all 0."""
+    levels: list[Array] = []
     while not levels or size > 1:
         size = -(-size // FAN)
         levels.append(jnp.zeros((size, FAN)))
     return tuple(levels)
 
 
-def read(tree: Tree, index) -> Array:
-    """The leaves [N] at index [N]."""
+def read(tree: Tree, index: Array) -> Array:
+    """Returns the leaves [N] at index [N]."""
     return tree[0][index // FAN, index % FAN]
 
 
-def write(tree: Tree, index, value) -> Tree:
-    """The tree with leaves index [N] set to value [N], none negative; which of two at one index is not said.
+def write(tree: Tree, index: Array, value: Array) -> Tree:
+    """Returns the tree with leaves index [N] set to value [N], none negative; which of two at one index is not said.
 
     >>> tree = write(zeros(1000), jnp.array([3, 999]), jnp.array([1.0, 3.0]))
     >>> print(total(tree), read(tree, jnp.array([2, 3])))
@@ -43,12 +43,12 @@ def write(tree: Tree, index, value) -> Tree:
 
 
 def total(tree: Tree) -> Array:
-    """The sum of all leaves."""
+    """Returns the sum of all leaves."""
     return jnp.sum(tree[-1])
 
 
-def draw(tree: Tree, key, size: int) -> Array:
-    """Indices [N] of leaves, in proportion to them; a leaf of 0 only if all are 0.
+def draw(tree: Tree, key: Array, size: int) -> Array:
+    """Returns indices [N] of leaves, in proportion to them; a leaf of 0 only if all are 0.
 
     The mass of the tree is cut into N equal parts, and each draw falls into its own, as far as the highest level can
     tell them apart. Every level has random bits of its own, so that no leaf is too small for float32.

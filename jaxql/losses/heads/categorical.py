@@ -1,6 +1,7 @@
 """The categorical head: an output holds the logits of fixed returns, the atoms (C51)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -38,14 +39,16 @@ def categorical(
     >>> print(categorical(-1.0, 1.0, 3).q_values(jnp.array([[[0.0, 0.0, 0.0], [-9e9, -9e9, 0.0]]])))
     [[0. 1.]]
     """
-    support = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
+    support: Any = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
 
     def mean(logits: Array) -> Array:
         return distributional.categorical_mean(logits, support)
 
     def measured(logits: Array) -> Array:
         illegal = jnp.all(logits == -jnp.inf, axis=-1)
-        return jnp.where(illegal, -jnp.inf, measure(support, distributional.probabilities(logits)))
+        return jnp.where(
+            illegal, -jnp.inf, (measure or distributional.mean)(support, distributional.probabilities(logits))
+        )
 
     def target(logits_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
         probs = backup.policy[..., None] * distributional.probabilities(logits_next)  # [N, A, M]

@@ -1,5 +1,7 @@
 """The HL-Gauss head: an output holds the logits of bins, learned towards a Gaussian around a scalar target."""
 
+from typing import Any
+
 from jaxql import distributional
 from jaxql.losses.backups import expected_target
 from jaxql.losses.batch import of_action
@@ -29,7 +31,7 @@ def hl_gauss(
     >>> print(hl_gauss(-1.0, 1.0, 2).q_values(jnp.zeros((1, 1, 2))))
     [[0.]]
     """
-    support = evenly_spaced(v_min, v_max, num_bins + 1) if edges is None else edges
+    support: Any = evenly_spaced(v_min, v_max, num_bins + 1) if edges is None else edges
 
     def mean(logits: Array) -> Array:
         return distributional.categorical_mean(logits, distributional.centers(support))

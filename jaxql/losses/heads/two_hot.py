@@ -1,5 +1,7 @@
 """The two-hot head: an output holds the logits of atoms, learned towards the two around a scalar target."""
 
+from typing import Any
+
 from jaxql import distributional
 from jaxql.losses.backups import expected_target
 from jaxql.losses.heads.categorical import evenly_spaced
@@ -21,7 +23,7 @@ def two_hot(v_min: float = -10.0, v_max: float = 10.0, num_atoms: int = 51, *, a
     >>> print(two_hot(-1.0, 1.0, 2).q_values(jnp.zeros((1, 1, 2))))
     [[0.]]
     """
-    support = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
+    support: Any = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
 
     def mean(logits: Array) -> Array:
         return distributional.categorical_mean(logits, support)
