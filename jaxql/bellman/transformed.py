@@ -27,8 +27,9 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     Source: the operator T_h of Pohlen et al. (2018), section 3.2 and proposition 3.1, https://arxiv.org/abs/1805.11593;
     van Hasselt et al. (2019), section 3, https://arxiv.org/abs/1907.03687
 
-    >>> returns = transform_values(returns.lambda_returns, 2)
-    >>> print(returns(SIGNED_LOGP1_PAIR, jnp.ones(1), jnp.ones(1), v_t=jnp.log(jnp.array([7.0]))).round(3))
+    >>> from jaxql.bellman import SIGNED_LOGP1_PAIR
+    >>> transformed = transform_values(returns.lambda_returns, 2)
+    >>> print(transformed(SIGNED_LOGP1_PAIR, jnp.ones(1), jnp.ones(1), v_t=jnp.log(jnp.array([7.0]))).round(3))
     [2.079]
     """
     signature = inspect.signature(build_targets)
@@ -63,6 +64,7 @@ transformed_lambda_returns.__doc__ = (
     f"{transformed_lambda_returns.__doc__}"
     """
 
+>>> from jaxql.bellman import SIGNED_LOGP1_PAIR
 >>> v_t = SIGNED_LOGP1_PAIR.apply(jnp.array([7.0, 3.0]))
 >>> returns = transformed_lambda_returns(SIGNED_LOGP1_PAIR, jnp.ones(2), jnp.full(2, 0.5), v_t, 1.0)
 >>> print(SIGNED_LOGP1_PAIR.apply_inv(returns).round(3))
@@ -74,6 +76,7 @@ transformed_n_step_returns.__doc__ = (
     f"{transformed_n_step_returns.__doc__}"
     """
 
+>>> from jaxql.bellman import SIGNED_LOGP1_PAIR
 >>> v_t = SIGNED_LOGP1_PAIR.apply(jnp.array([7.0, 3.0]))
 >>> returns = transformed_n_step_returns(SIGNED_LOGP1_PAIR, jnp.ones(2), jnp.full(2, 0.5), v_t, 1)
 >>> print(SIGNED_LOGP1_PAIR.apply_inv(returns).round(3))
@@ -85,6 +88,7 @@ transformed_general_off_policy_returns_from_action_values.__doc__ = (
     f"{transformed_general_off_policy_returns_from_action_values.__doc__}"
     """
 
+>>> from jaxql.bellman import SIGNED_LOGP1_PAIR
 >>> q_t = SIGNED_LOGP1_PAIR.apply(jnp.array([[7.0, 5.0], [3.0, 1.0]]))
 >>> a_t, pi_t = jnp.zeros(2, int), jnp.array([[1.0, 0.0], [1.0, 0.0]])
 >>> returns = transformed_general_off_policy_returns_from_action_values(
