@@ -186,8 +186,9 @@ def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):
     both = jax.jit(jax.vmap(f))(*jax.tree.map(lambda x, y: jnp.stack([x, y]), first, second))
     alone = [f(*first), f(*second)]
     assert_same(both, jax.tree.map(lambda x, y: jnp.stack([x, y]), *alone))
-    with jax.disable_jit():
-        assert_same(f(*first)[0], alone[0][0])
+    if head in ("huber", "categorical"):  # these take seconds
+        with jax.disable_jit():
+            assert_same(f(*first)[0], alone[0][0])
 
 
 @each_pair
