@@ -9,15 +9,15 @@ from jaxql.networks import (
     Impala,
     NoisyDense,
     QNetwork,
-    fits,
+    accepts,
+    default_network,
     from_flax,
     is_image,
     make_network,
-    masked,
-    natural_network,
-    shrunk,
+    shrink_and_perturb,
+    with_action_mask,
 )
-from jaxql.types import EnvSpec
+from jaxql.types import EnvSpec, FullQuantiles, Network
 
 ATARI = EnvSpec(jax.ShapeDtypeStruct((2, 4, 84, 84), jnp.uint8), num_actions=6, num_envs=2, stack=4)
 
@@ -114,7 +114,7 @@ def test_shrinking_keeps_a_share_of_convolutions_alone(name):
     obs = jnp.zeros(spec.obs.shape, jnp.uint8)
     old, new = (jax.jit(network.init)(jax.random.key(seed), obs) for seed in (0, 1))
     old, new = (jax.tree.map(lambda x, i=i: x + i, tree) for i, tree in enumerate((old, new)))  # biases too
-    mixed = shrunk(old, new, 0.25)["params"]
+    mixed = shrink_and_perturb(old, new, 0.25)["params"]
     encoders = {
         "nature-cnn": [f"{kind}_{i}" for kind in ("Conv", "LayerNorm") for i in range(3)],
         "impala-cnn": ["Impala_0"],
@@ -134,7 +134,7 @@ def images(*shape, dtype=bool, stack=1):
 @pytest.mark.parametrize("dtype", [bool, jnp.float32, jnp.uint8])
 def test_minatars_network_is_the_papers(dtype):
     spec, obs = images(10, 10, 4, dtype=dtype), jnp.ones((3, 10, 10, 4), dtype)
-    assert is_image(spec) and natural_network(spec) == "minatar-cnn"
+    assert is_image(spec) and default_network(spec) == "minatar-cnn"
     network = make_network("minatar-cnn", spec)
     params = network.init(jax.random.key(0), obs)
     assert size(params) == 9 * 4 * 16 + 16 + 8 * 8 * 16 * 128 + 128 + 128 * 3 + 3  # counted by hand, with biases
@@ -163,8 +163,8 @@ def test_bfloat16_rounds_what_convolutions_multiply_and_nothing_else(method):
 
 
 @pytest.mark.parametrize("name", ["nature-cnn", "nips-cnn", "minatar-cnn", "impala-cnn"])
-def test_the_smallest_image_that_fits(name):
-    """`fits` is whether the network can be built at all, for every side up to 40."""
+def test_the_smallest_image_that_accepts(name):
+    """`accepts` is whether the network can be built at all, for every side up to 40."""
     for side in range(1, 41):
         spec = images(4, side, 40, dtype=jnp.uint8, stack=4)
         network = make_network(name, spec)
@@ -173,12 +173,12 @@ def test_the_smallest_image_that_fits(name):
             built = all(x.size for x in jax.tree.leaves(shapes))
         except Exception:  # of XLA, flax or the initialiser
             built = False
-        assert fits(name, spec) == built, side
+        assert accepts(name, spec) == built, side
 
 
-def test_auto_takes_the_first_network_that_fits():
-    assert natural_network(ATARI) == natural_network(images(36, 36, 3, dtype=jnp.uint8)) == "nature-cnn"
-    assert natural_network(images(2, 2, 3)) == natural_network(images(84, 84, 3, dtype=jnp.float32)) == "mlp"
+def test_auto_takes_the_first_network_that_accepts():
+    assert default_network(ATARI) == default_network(images(36, 36, 3, dtype=jnp.uint8)) == "nature-cnn"
+    assert default_network(images(2, 2, 3)) == default_network(images(84, 84, 3, dtype=jnp.float32)) == "mlp"
 
 
 def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():
@@ -210,7 +210,7 @@ def test_images_are_recognised():
 
 
 def test_masks_hide_illegal_actions_from_value_and_gradient():
-    network = masked(make_network("mlp", EnvSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)))
+    network = with_action_mask(make_network("mlp", EnvSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)))
     obs = {"observation": jnp.ones((2, 3)), "action_mask": jnp.array([[1, 1, 0, 0], [0, 1, 1, 1]], jnp.int8)}
     params = network.init(jax.random.key(0), obs)
     q = network.apply(params, obs)[0]
@@ -297,3 +297,96 @@ def test_a_recurrent_network_remembers_and_zeros_are_a_fresh_memory(core, varian
     assert np.all(np.any(later != output, axis=-1)), "the same is seen, but not for the first time"
     alone = network.apply(params, OBS[1:2], jax.tree.map(lambda x: x[1:2], memory))[0]
     np.testing.assert_allclose(alone[0], later[1], rtol=1e-4, atol=1e-7)
+
+
+PROPOSING = [dict(), dict(dueling=True, layer_norm=True), dict(noisy=True, dueling=True)]
+
+
+def proposal(params):
+    """The layer that proposes fractions: the one as wide as there are of them, 6."""
+    return next(x for name, x in params["params"].items() if name.startswith("Dense") and x["bias"].shape == (6,))
+
+
+def proposing(variant, seed=0):
+    """A network that proposes 6 fractions, far from even ones, and its parameters."""
+    network = make_network("mlp", BOX, (16, 8), fractions=6, proposes=True, **variant)
+    params = network.init(jax.random.key(seed), OBS)
+    layer = proposal(params)
+    layer["kernel"] += 100 * jax.random.normal(jax.random.key(seed), layer["kernel"].shape, layer["kernel"].dtype)
+    return network, params
+
+
+@pytest.mark.parametrize("variant", PROPOSING)
+def test_proposed_fractions_ascend_from_0_to_1_and_differ_from_row_to_row(variant):
+    network, params = proposing(variant)
+    output = network.apply(params, OBS)[0]
+    assert isinstance(output, FullQuantiles)
+    assert [x.shape for x in output] == [(5, 4, 6), (5, 7), (5, 4, 5)]
+    assert {x.dtype for x in output} == {jnp.result_type(float)}
+    assert np.all(output.edges[:, 0] == 0) and np.all(output.edges[:, -1] == 1)
+    assert np.all(np.diff(output.edges) >= 0) and np.all(np.std(output.edges[:, 1:-1], axis=0) > 1e-3)
+    again = network.apply(params, OBS, key=jax.random.key(1))[0]
+    assert np.any(again.values != output.values) == ("noisy" in variant), "it draws noise, and no fractions"
+    np.testing.assert_array_equal(again.edges, output.edges)
+
+
+@pytest.mark.parametrize("variant", PROPOSING)
+def test_values_and_values_at_edges_are_one_quantile_function(variant):
+    """With edges 0 0 0 1 1 1 1 the midpoints are 0 0 1/2 1 1 1, and both are evaluated at 0 and at 1."""
+    network, params = proposing(variant)
+    layer = proposal(params)
+    layer["kernel"] = jnp.zeros_like(layer["kernel"])
+    layer["bias"] = jnp.array([0.0, 0.0, 1e9, 0.0, 0.0, 0.0], layer["bias"].dtype)
+    output = network.apply(params, OBS, key=jax.random.key(2))[0]
+    np.testing.assert_array_equal(output.edges[0], [0, 0, 0, 1, 1, 1, 1])
+    for edge, middle in ((0, 0), (1, 1), (2, 3), (4, 5)):
+        np.testing.assert_allclose(output.at_edges[..., edge], output.values[..., middle], rtol=1e-5, atol=1e-6)
+    assert np.any(np.abs(output.values[..., 3] - output.values[..., 0]) > 1e-5)
+
+
+@pytest.mark.parametrize("variant", PROPOSING)
+def test_quantiles_send_no_gradient_to_the_proposal_nor_it_to_the_trunk(variant):
+    network, params = proposing(variant)
+    own = next(name for name, x in params["params"].items() if x is proposal(params))
+
+    def moved(part):
+        """The modules into which the gradient of a part of the output flows."""
+        f = jax.grad(lambda params: jnp.sum(jnp.sin(7 * part(network.apply(params, OBS)[0]))))
+        slopes = jax.jit(f)(params)["params"]
+        return {name for name in slopes if any(np.any(x) for x in jax.tree.leaves(slopes[name]))}
+
+    assert moved(lambda output: output.edges) == {own}
+    for part in (lambda output: output.values, lambda output: output.at_edges):
+        assert moved(part) == set(params["params"]) - {own}
+
+
+def test_values_at_edges_cost_nothing_where_they_are_not_read():
+    network, params = proposing(dict())
+
+    def dots(read):
+        lowered = jax.jit(lambda params: read(network.apply(params, OBS)[0])).lower(params)
+        return lowered.compile().as_text().count(" dot(")
+
+    assert dots(lambda output: output.values) < dots(lambda output: (output.values, output.at_edges))
+
+
+@pytest.mark.parametrize("variant", [dict(), dict(proposes=True)])
+def test_masks_hide_quantiles_and_leave_fractions(variant):
+    """Even where there are as many fractions as actions."""
+    obs = {"observation": OBS, "action_mask": np.tile([True, False, True, True], (5, 1))}
+    network = make_network("mlp", BOX, (16, 8), fractions=4, **variant)
+    params = network.init(jax.random.key(0), OBS)
+    bare, output = network.apply(params, OBS)[0], with_action_mask(network).apply(params, obs)[0]
+    assert type(output) is type(bare)
+    for x, y in zip(output, bare, strict=True):
+        if x.ndim == 3:
+            assert np.all(x[:, 1] == -np.inf)
+            x, y = x[:, ::2], y[:, ::2]
+        np.testing.assert_array_equal(x, y)
+
+
+def test_masks_hide_every_logit_of_an_action():
+    say = Network(init=None, apply=lambda params, obs, memory=(), key=None: (jnp.zeros((5, 4, 3)), memory))
+    obs = {"observation": OBS, "action_mask": np.tile([1, 0, 1, 1], (5, 1))}
+    output = with_action_mask(say).apply((), obs)[0]
+    np.testing.assert_array_equal(jnp.isinf(output), np.tile(np.array([0, 1, 0, 0])[:, None], (5, 1, 3)))

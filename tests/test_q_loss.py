@@ -186,16 +186,17 @@ def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):
     both = jax.jit(jax.vmap(f))(*jax.tree.map(lambda x, y: jnp.stack([x, y]), first, second))
     alone = [f(*first), f(*second)]
     assert_same(both, jax.tree.map(lambda x, y: jnp.stack([x, y]), *alone))
-    with jax.disable_jit():
-        assert_same(f(*first)[0], alone[0][0])
+    if head in ("huber", "categorical"):  # these take seconds
+        with jax.disable_jit():
+            assert_same(f(*first)[0], alone[0][0])
 
 
 @each_pair
-def test_half_precision_is_computed_with_in_float32(head, backup):
+def test_half_precision_is_computed_with_in_float32_at_least(head, backup):
     params, rows = tables(head, 23, 24, 25), batch(26, strange=False)
     half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
     (loss, info), gradient = fast_loss(head, backup, rows)(*half)
-    assert {x.dtype for x in (loss, *info)} == {jnp.result_type(float)}
+    assert all(jnp.finfo(x.dtype).bits >= 32 for x in (loss, *info))
     assert {x.dtype for x in jax.tree.leaves(gradient)} == {jnp.bfloat16.dtype}
     if head != "full_quantile":  # whose fractions the network itself computes, in bfloat16
         whole = jax.tree.map(lambda x: x.astype(float), half)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxql.recurrent import r2d2_loss, remembered, restarted, sequence, sequence_priority, unroll
 
 from jaxql.bellman import IDENTITY_PAIR
-from jaxql.replay import prioritised_replay, uniform_replay, zero_step
+from jaxql.losses import r2d2_loss, sequence_priority, unroll
+from jaxql.replay import memory_before, prioritised_replay, reset_memory, sample_sequence, uniform_replay, zero_step
 from jaxql.types import Sequence, Step
 
 ENVS, ACTIONS, SEEN, WIDTH = 3, 2, 2, 3
@@ -50,14 +50,18 @@ def empty_ring(replay, log):
 def test_a_sequence_is_what_happened_and_starts_with_the_memory_of_then(kind, length=4, starts=5, gamma=0.9):
     """At every fill level: no start is drawn whose rows are not all stored, and each that can be is drawn."""
     log, before = random_log(np.random.default_rng(0), 16)
-    replay = kind(starts * ENVS, length, view=functools.partial(sequence, n=2))
+    replay = kind(starts * ENVS, length, view=functools.partial(sample_sequence, n=2))
     add, sample = jax.jit(replay.add), jax.jit(replay.sample, static_argnums=2)
     ring = empty_ring(replay, log)
     place_of = {tuple(np.float32(step.obs[w])): (t, w) for t, step in enumerate(log) for w in range(ENVS)}
     for count, step in enumerate(log, start=1):
         ring = add(ring, step)
         np.testing.assert_allclose(
+<<<<<<< HEAD
             remembered(ring.rows, ring.num_steps, slice(None)), np.where(step.valid[:, None], step.extra, 0), rtol=1e-6
+=======
+            memory_before(ring.rows, ring.count, slice(None)), np.where(step.valid[:, None], step.extra, 0), rtol=1e-6
+>>>>>>> matrix
         )
         batch = sample(ring, jax.random.key(count), 200, gamma)
         end = count - length + 1
@@ -77,7 +81,7 @@ def test_a_sequence_is_what_happened_and_starts_with_the_memory_of_then(kind, le
 
 
 def test_memory_is_kept_beside_stacks():
-    replay = prioritised_replay(12, 3, stack=2, view=functools.partial(sequence, n=1))
+    replay = prioritised_replay(12, 3, stack=2, view=functools.partial(sample_sequence, n=1))
     obs = np.zeros((ENVS, 2))
     ring = replay.init(zero_step(jnp.asarray(obs))._replace(extra=jnp.zeros(ENVS)))
     no, add = np.zeros(ENVS, bool), jax.jit(replay.add)
@@ -150,7 +154,7 @@ def test_the_loss_and_its_gradient_are_the_definitions(burn_in, n, length=8, gam
         ring = add(ring, step)
     t, env = rng.integers(40 - length, size=12), rng.integers(ENVS, size=12)
     weight = np.append(rng.random(11), 0.0)
-    view = jax.vmap(functools.partial(sequence, n=n), (None, 0, 0, 0, None, None, None))
+    view = jax.vmap(functools.partial(sample_sequence, n=n), (None, 0, 0, 0, None, None, None))
     batch = view(ring.rows, jnp.asarray(t), jnp.asarray(env), jnp.asarray(weight), gamma, length, 1)
     assert not jnp.all(batch.valid[:, burn_in:]) and jnp.any(batch.discount == 0)
 
@@ -158,7 +162,7 @@ def test_the_loss_and_its_gradient_are_the_definitions(burn_in, n, length=8, gam
         return r2d2_loss(params, target, batch, apply, burn_in=burn_in)
 
     params, followed = jax.tree.map(jnp.asarray, (online, target))
-    value, (errors, q_values) = jax.jit(loss)(params, followed, batch)
+    value, (errors, q_values, priorities) = jax.jit(loss)(params, followed, batch)
     options = dict(burn_in=burn_in, n=n, gamma=gamma)
     places = [(log[i : i + length], w, before[i][w]) for i, w in zip(t, env, strict=True)]
     sequences = list(zip(weight, places, strict=True))
@@ -167,6 +171,7 @@ def test_the_loss_and_its_gradient_are_the_definitions(burn_in, n, length=8, gam
         expected = slow_errors(online, online, target, *place, **options)
         np.testing.assert_allclose(got, [e or 0 for e in expected], rtol=1e-4, atol=1e-5)
     assert q_values.shape == (12, length - burn_in)
+    np.testing.assert_array_equal(priorities, np.abs(errors))
 
     gradient = jax.jit(jax.grad(lambda *args: loss(*args)[0], (0, 1)))(params, followed, batch)
     assert all(jnp.all(x == 0) for x in jax.tree.leaves(gradient[1])), "a gradient flows into the target"
@@ -208,7 +213,7 @@ def test_no_gradient_passes_the_burn_in_nor_the_stored_memory():
         assert not jnp.any(memory)
 
 
-def test_memory_restarts_after_a_row_that_is_not_real():
+def test_memory_restarts_after_a_row_that_is_not_valid():
     rng = np.random.default_rng(1)
     params = jax.tree.map(jnp.asarray, random_params(rng))
     obs, memory = jnp.asarray(rng.normal(size=(2, 5, SEEN))), jnp.asarray(rng.normal(size=(2, WIDTH)))
@@ -218,7 +223,7 @@ def test_memory_restarts_after_a_row_that_is_not_real():
     np.testing.assert_allclose(q[0, 3:], fresh[0], rtol=1e-5)
     np.testing.assert_allclose(after[0], fresh_after[0], rtol=1e-5)
     assert jnp.all(jnp.abs(q[1, 3:] - fresh[1]) > 1e-3), "the other env goes on"
-    tree = restarted((memory, memory[:, 0]), jnp.array([False, True]))
+    tree = reset_memory((memory, memory[:, 0]), jnp.array([False, True]))
     np.testing.assert_array_equal(tree[0], memory.at[0].set(0))
     np.testing.assert_array_equal(tree[1], memory[:, 0].at[0].set(0))
 
@@ -229,12 +234,16 @@ def test_rows_of_no_weight_do_no_harm():
     both = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
     both = both._replace(weight=jnp.array([1.0, 0.0]), reward=both.reward.at[1].set(jnp.nan))
     loss = jax.jit(lambda batch: r2d2_loss(params, params, batch, apply, burn_in=1, tx_pair=IDENTITY_PAIR))
-    value, (errors, _) = loss(both)
+    value, (errors, *_) = loss(both)
     np.testing.assert_allclose(value, loss(batch)[0], rtol=1e-6)
     assert not jnp.any(errors[1])
     assert loss(both._replace(weight=jnp.zeros(2)))[0] == 0
+    slope = jax.jit(jax.grad(lambda params, batch: r2d2_loss(params, params, batch, apply, burn_in=1)[0]))
+    spoilt = both._replace(obs=both.obs.at[1].set(jnp.nan), memory=both.memory.at[1].set(jnp.inf))
+    for got, want in zip(slope(params, spoilt), slope(params, batch), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
 
 
-def test_priority_is_a_mixture_over_real_rows():
+def test_priority_is_a_mixture_over_valid_rows():
     errors, valid = np.array([[1.0, -3.0, 99.0], [7.0, 7.0, 7.0]]), np.array([[1, 1, 0], [0, 0, 0]], bool)
     np.testing.assert_allclose(sequence_priority(jnp.asarray(errors), jnp.asarray(valid)), [0.9 * 3 + 0.1 * 2, 0])
