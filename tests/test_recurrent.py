@@ -57,11 +57,9 @@ def test_a_sequence_is_what_happened_and_starts_with_the_memory_of_then(kind, le
     for count, step in enumerate(log, start=1):
         ring = add(ring, step)
         np.testing.assert_allclose(
-<<<<<<< HEAD
-            remembered(ring.rows, ring.num_steps, slice(None)), np.where(step.valid[:, None], step.extra, 0), rtol=1e-6
-=======
-            memory_before(ring.rows, ring.count, slice(None)), np.where(step.valid[:, None], step.extra, 0), rtol=1e-6
->>>>>>> matrix
+            memory_before(ring.rows, ring.num_steps, slice(None)),
+            np.where(step.valid[:, None], step.extra, 0),
+            rtol=1e-6,
         )
         batch = sample(ring, jax.random.key(count), 200, gamma)
         end = count - length + 1

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxql
-from jaxql import bellman, losses, loop
+from jaxql import bellman, loop, losses
 from jaxql.agents import AgentEntry, dqn
 from jaxql.agents.state import hyper_of
 from jaxql.envs.jax import autoreset, catch
