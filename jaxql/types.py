@@ -101,7 +101,7 @@ class Backup(NamedTuple):
 
 
 class BackupRule(Protocol):
-    """What a target is: the answer to the action values around a transition."""
+    """A target rule: it answers the action values around a transition with a `Backup`."""
 
     def __call__(self, values: Any, /) -> Backup:
         """Returns the backup; `values` is a `jaxql.losses.backups.ActionValues`."""
@@ -117,7 +117,7 @@ class FullQuantiles(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a network's output says of an action: how it becomes a value, a target and a loss.
+    """The meaning of a network's output: how it becomes a value, a target and a loss.
 
     An output is an array or a tuple of arrays with a leading axis [N].
     """

@@ -58,7 +58,8 @@ def source(f: Callable) -> str:
 def row(name: str, f: Callable) -> str:
     """The table row of a function. A name that is also rlax's has an asterisk."""
     equation = (inspect.getdoc(f) or "").splitlines()[0].removesuffix(".").replace("|", "\\|").replace("*", "\\*")
-    mark = r" \*" if name in DROP_INS else ""
+    drop_in = name in DROP_INS and f.__module__.startswith(("jaxql.bellman", "jaxql.distributional"))
+    mark = r" \*" if drop_in else ""
     return f"| `{name}`{mark} | {equation} | {source(f)} |"
 
 

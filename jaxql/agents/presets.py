@@ -2,7 +2,7 @@
 
 A variant changes the settings it starts from: those tuned for an env, or the defaults of `jaxql.agents.dqn`. `c51`
 means the DQN settings tuned for this env, with the categorical head. For the paper's plain algorithm add `--backup
-greedy --n-step 1`. What is not written here is not from the paper. Settings of the run (steps, eval_every, solved_at, ...)
+greedy --n-step 1`. What is not written here is not from the paper. Settings of the run, such as steps and eval_every,
 stand beside those of the algorithm; see `jaxql.lab.settings`.
 """
 

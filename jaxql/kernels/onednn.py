@@ -56,7 +56,7 @@ def _knows_bfloat16():
 
 @functools.cache
 def _fault(name: str) -> str:
-    """What is wrong with oneDNN's numbers of this type in this process; "" if nothing is."""
+    """Returns the reason why oneDNN cannot be used for this type in this process, or ""."""
     try:
         devices = jax.local_devices(backend="cpu")
         if len(devices) > 1:
@@ -68,7 +68,7 @@ def _fault(name: str) -> str:
 
 
 def _numbers_are_right(name, device):
-    """Whether values and gradients are those of NumPy, of small whole numbers, whose sums are exact."""
+    """Returns whether values and gradients of small whole numbers, whose sums are exact, are those of NumPy."""
     rng, arrays, right = np.random.default_rng(0), [], []
     for side, size, stride, padding in TRIED:
         out = (side + 2 * padding - size) // stride + 1

@@ -16,7 +16,7 @@ NOW, TARGET, CHOICE, TARGET_NOW = range(4)
 
 
 class LossInfo(NamedTuple):
-    """What a loss reports of each row."""
+    """The report of a loss on each row."""
 
     td_errors: Array  # [N] the target's expected value, before any projection, - Q(obs, action); 0 in rows of weight 0
     q_values: Array  # [N] Q(obs, action)

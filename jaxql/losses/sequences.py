@@ -23,6 +23,8 @@ def unroll(apply: Callable, params: Any, obs: Any, memory: Any, valid: Array) ->
 
     It has `memory` [N, ...] before the first, and starts anew after a row of `valid` [N, T] that is not.
 
+    Source: Kapturowski et al. (2019), section 3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX
+
     >>> count = lambda params, obs, memory: (memory, memory + 1)
     >>> print(unroll(count, (), jnp.zeros((1, 4)), jnp.zeros(1), jnp.array([[True, False, True, True]]))[0])
     [[0. 1. 0. 1.]]
@@ -69,6 +71,15 @@ def r2d2_loss(
       count, and the values of the actions taken on the true scale.
 
     Source: Kapturowski et al. (2019), sections 2.3 and 3, in the text, https://openreview.net/pdf?id=r1lyTjAqYX
+
+    >>> look_up = lambda params, obs, memory: (params[obs], memory)
+    >>> rows = Sequence(obs=jnp.array([[0, 1]]), action=jnp.array([[0]]), reward=jnp.array([[3.0]]),
+    ...                 discount=jnp.zeros((1, 1)), bootstrap_index=jnp.array([[1]]), valid=jnp.ones((1, 1), bool),
+    ...                 memory=jnp.zeros(1), weight=jnp.ones(1))
+    >>> table = jnp.zeros((2, 2))
+    >>> loss, info = r2d2_loss(table, table, rows, look_up)
+    >>> print(f"{loss:.4f} {info.td_errors[0, 0]:.4f}")  # h(3) = sqrt(4) - 1 + 0.003
+    0.5030 1.0030
     """
     counts = sequences.weight != 0
     sequences = sequences._replace(
