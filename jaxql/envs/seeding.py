@@ -4,7 +4,7 @@ import numpy as np
 
 from jaxql.errors import UserError
 
-PURPOSES = ("train", "test", "evaluate", "record")
+PURPOSES = ("train", "eval", "evaluate", "record")
 
 
 def check_seed(seed) -> int:
