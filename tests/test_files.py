@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 import warnings
 
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 
 from jaxql.errors import UserError
 from jaxql.lab import files
+from jaxql.lab.events import EventFile
 from jaxql.lab.files import RunFiles, default_folder, read_config, read_metrics
 
 ROWS = [
@@ -282,10 +284,39 @@ def test_a_disk_full_of_events_does_not_stop_the_run(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)  # tensorboardX syncs whenever it flushes
-        with pytest.warns(RuntimeWarning, match="no more events"):
-            opened.append(ROWS[1])
+    with monkeypatch.context() as patch, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        patch.setattr(os, "write", full)
+        opened.append(ROWS[1])
         opened.append(ROWS[2])
-        opened.close()
-    np.testing.assert_array_equal(read_metrics(tmp_path / "a")["env_steps"], [10, 20, 30])
+    assert sorted("tfevents" in str(each.message) for each in caught) == [False, True], "one warning a file"
+    opened.append(ROWS[3])
+    opened.close()
+    np.testing.assert_array_equal(read_metrics(tmp_path / "a")["env_steps"], [10, 40])
+    assert events(tmp_path / "a")["mean_return"] == [(10, np.float32(0.1)), (40, np.float32(1 / 3))]
+
+
+def test_events_are_the_bytes_that_tensorboard_writes(tmp_path, monkeypatch):
+    record_writer = pytest.importorskip("tensorboard.summary.writer.record_writer")
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+
+    def scalar(number):
+        return summary_pb2.Summary(value=[summary_pb2.Summary.Value(tag="a/b", simple_value=number)])
+
+    monkeypatch.setattr(time, "time", lambda: 1.5)
+    numbers = [0.0, -1.5, 1e-45, 3.4e38, float("inf"), 1e300]
+    records = [dict(file_version="brain.Event:2")]
+    records += [dict(step=3**i, summary=scalar(x)) for i, x in enumerate(map(float, numbers[:-1]))]
+    records += [dict(step=3**5, summary=scalar(float("inf")))]
+    records += [dict(step=2**40, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))]
+    with open(tmp_path / "theirs", "wb") as file:
+        theirs = record_writer.RecordWriter(file)
+        for fields in records:
+            theirs.write(event_pb2.Event(wall_time=1.5, **fields).SerializeToString())
+        theirs.flush()
+    ours = EventFile(tmp_path)
+    for i, number in enumerate(numbers):
+        ours.scalar("a/b", number, 3**i)
+    ours.forget(2**40)
+    ours.close()
+    assert (tmp_path / "events.out.tfevents.0000").read_bytes() == (tmp_path / "theirs").read_bytes()

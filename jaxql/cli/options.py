@@ -33,7 +33,9 @@ def parse(options: type[Options], argv: list[str], prog: str) -> Options:
         raise UserError(_one_line(stderr.getvalue(), _flags(options), prog)) from None
 
 
-def split_subject(options: type, argv: list[str], command: str, subject: str, preface: str = "") -> tuple[str, list[str]]:
+def split_subject(
+    options: type, argv: list[str], command: str, subject: str, preface: str = ""
+) -> tuple[str, list[str]]:
     """Returns the first word, an AGENT or a RUN, and the rest. With --help there it prints help and exits.
 
     Raises:

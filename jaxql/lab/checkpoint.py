@@ -49,7 +49,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
     """
     folder, name = Path(path).parent, Path(path).name
     arrays, keys = _named_arrays(tree)
-    record = {"format": FORMAT, "version": VERSION, "keys": keys, "metadata": _plain(metadata)}
+    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "keys": keys, "metadata": _plain(metadata)}
     before = _arrays_in_use(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,16 +77,7 @@ def load(path: str | os.PathLike, like: Any = None) -> tuple[Any, dict[str, Any]
     Raises:
       UserError: missing, damaged, of a newer format, or of another structure, shape or dtype than `like`.
     """
-    folder, name = Path(path).parent, Path(path).name
-    for _ in range(3):  # a save may replace the arrays between our two reads: then the manifest is new as well
-        manifest = _read_manifest(folder, name)
-        try:
-            leaves = _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
-            break
-        except FileNotFoundError:
-            continue
-    else:
-        raise _damaged(path, f"{manifest['arrays']} is missing")
+    manifest, leaves = _read(path)
     leaves = {key: _with_key(value, manifest["keys"].get(key)) for key, value in leaves.items()}
     return (_nested(leaves) if like is None else _restore(path, leaves, like)), manifest["metadata"]
 
@@ -106,7 +97,7 @@ def _leaf_name(path: tuple) -> str:
 
 
 def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
@@ -154,8 +145,10 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _arrays_in_use(folder: Path, name: str) -> str | None:
-    with suppress(UserError):
+    try:
         return _read_manifest(folder, name)["arrays"]
+    except UserError:
+        return None
 
 
 def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
@@ -168,6 +161,18 @@ def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
 
 
 # Reading
+
+
+def _read(path: str | os.PathLike, attempts: int = 3) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the manifest and the leaves by name. A save between the two reads replaces both: then reads again."""
+    folder, name = Path(path).parent, Path(path).name
+    manifest = _read_manifest(folder, name)
+    try:
+        return manifest, _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
+    except FileNotFoundError as error:
+        if attempts > 1:
+            return _read(path, attempts - 1)
+        raise _damaged(path, f"{manifest['arrays']} is missing") from error
 
 
 def _damaged(path: Any, reason: str) -> UserError:
@@ -239,14 +244,14 @@ def _nested(leaves: dict[str, Any]) -> Any:
 
 
 def _restore(path: Any, leaves: dict[str, Any], like: Any) -> Any:
-    wanted, structure = jax.tree_util.tree_flatten_with_path(like)
-    wanted = [(_leaf_name(keys), leaf) for keys, leaf in wanted]
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = [(_leaf_name(keys), leaf) for keys, leaf in paths]
     for name, _ in wanted:
         if name not in leaves:
             raise UserError(f'checkpoint {path} has no leaf "{name}"{nearest(name, leaves)}: use the settings it has')
     if extra := sorted(set(leaves) - {name for name, _ in wanted}):
         raise UserError(f'checkpoint {path} has a leaf "{extra[0]}" that is not expected: use the settings it has')
-    return structure.unflatten([_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
+    return jax.tree.unflatten(structure, [_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
 
 
 def _leaf(path: Any, name: str, value: Any, like: Any) -> Any:

@@ -58,7 +58,8 @@ class Evaluator:
     """
 
     def __init__(self, agent: Agent):
-        self._policy, self._step = agent.policy, None
+        self._policy = agent.policy
+        self._step: Callable | None = None  # of the first JAX envs
 
     def __call__(
         self, params: Any, env: Env, key: Array, *, epsilon: float = 0.0, step_cap: int = STEP_CAP
@@ -74,8 +75,8 @@ class Evaluator:
         """
         if not is_compiled(env):
             return _judge(_play_on_host(self._policy, params, env, key, epsilon, step_cap))
-        self._step = self._step or env.step
-        return _judge(_play_compiled(self._policy, self._step, params, env, key, epsilon, step_cap))
+        step = self._step = self._step or env.step
+        return _judge(_play_compiled(self._policy, step, params, env, key, epsilon, step_cap))
 
 
 def evaluate(agent: Agent, params: Any, env: Env, key: Array, **options: Any) -> Evaluation:
@@ -88,7 +89,7 @@ def _judge(rows: Rows) -> Evaluation:
     finished = over.any(axis=0)
     lengths = np.where(finished, over.argmax(axis=0) + 1, len(over))
     counts = np.arange(len(over))[:, None] < lengths
-    returns = np.sum(np.where(counts, rows.reward, 0), axis=0, dtype=np.float64)
+    returns = np.where(counts, rows.reward, 0).sum(axis=0, dtype=np.float64)
     capped = ~finished | rows.truncated[lengths - 1, np.arange(len(lengths))]
     actions, rewards = np.ascontiguousarray(rows.action.T), np.ascontiguousarray(rows.reward.T)
     stories = {(actions[i, :n].tobytes(), rewards[i, :n].tobytes()) for i, n in enumerate(lengths)}

@@ -49,7 +49,7 @@ def describe(config: dict[str, Any]) -> dict[str, Any]:
         "seed": config.get("seed"),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.values["jax_enable_x64"]),
         "git": _git(),
         "command": ["jaxql" if program == "__main__.py" else program, *sys.argv[1:]],
     }
@@ -180,7 +180,7 @@ def _claim(folder: Path, config: dict[str, Any]) -> None:
 def _json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "tolist"):
+    if isinstance(value, np.ndarray | np.generic | jax.Array):
         return value.tolist()
     return getattr(value, "__qualname__", None) or str(value)
 

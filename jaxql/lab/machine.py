@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jaxql.errors import UserError
 
@@ -41,8 +42,8 @@ def cache_compilations() -> Path | None:
     choice = os.environ.get(CACHE_SWITCH, "")
     if choice.lower() in ("off", "0", "no", "false"):
         return None
-    if not choice and jax.config.jax_compilation_cache_dir:
-        return Path(jax.config.jax_compilation_cache_dir)
+    if not choice and (chosen := jax.config.values["jax_compilation_cache_dir"]):
+        return Path(chosen)
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = (Path(choice) if choice else home / "jaxql") / f"cpu-{_kind_of_cpu()}"
     try:
@@ -86,7 +87,7 @@ def memory_report(shapes: Any, seeds: int) -> str:
 
 
 def _bytes(shapes: Any) -> int:
-    arrays = [x for x in jax.tree.leaves(shapes) if not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)]
+    arrays = [x for x in jax.tree.leaves(shapes) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
 
 

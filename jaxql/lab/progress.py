@@ -38,7 +38,8 @@ class Progress:
         self._total, self._columns, self._quiet, self._interval = total, dict(columns), quiet, interval
         self._stream = sys.stdout if stream is None else stream
         self._recent = deque([(0.0, start)], maxlen=20)  # (seconds, env steps), for the rate of late
-        self._shown, self._waiting, self._live = -math.inf, "", None
+        self._shown, self._waiting = -math.inf, ""
+        self._live: Any = None  # a `rich.live.Live` on a terminal
 
     def update(self, row: Mapping[str, Any], seconds: float) -> None:
         """Shows a row of metrics (`env_steps` and `columns`), `seconds` of wall clock after the run began."""

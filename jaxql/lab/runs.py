@@ -60,7 +60,7 @@ class Run:
         env = self.make_env(1, seed=seed, purpose="record", render=True)
         try:
             key = jax.random.key(seed)
-            return video.record(env, self.agent.policy, self.best_params(), path, key=key, episodes=episodes)
+            return video.record(env, self.agent.policy, self.best_params(), Path(path), key=key, episodes=episodes)
         finally:
             env.close()
 
