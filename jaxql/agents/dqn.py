@@ -208,7 +208,7 @@ def dqn(
         def update(state: State, priorities, _):
             ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
             n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
-            key = address(state.key, LEARN, state.updates)
+            key = address(state.key, LEARN, state.updates, loops=True)  # written out, a batch compiles for longer
             batch = replay.sample(ring, key, batch_size, gamma, beta_of(state), n)
 
             def loss(params, batch, key):
