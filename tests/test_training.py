@@ -21,8 +21,8 @@ from jaxql.lab.files import read_config
 pytestmark = pytest.mark.usefixtures("compile_once")
 
 LAKE = dict(env="FrozenLake-v1", env_args={"is_slippery": False}, quiet=True)
-SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=1_500, warmup_steps=200, eval_every=700, eval_episodes=3,
-                 log_every=300, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
+SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=900, warmup_steps=200, eval_every=400, eval_episodes=3,
+                 log_every=200, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
 
 
 class Annuity(gym.Env):
@@ -118,14 +118,14 @@ def test_the_host_loop_tells_truncation_from_termination(tmp_path):
             annuity = Annuity(ends_after=ends_after)
             return gym.wrappers.TimeLimit(annuity, limit) if limit else annuity
 
-        run = jaxql.train("q-learning", env, steps=4_000, learning_rate=0.02, discount=0.9, quiet=True,
+        run = jaxql.train("q-learning", env, num_envs=8, steps=4_000, learning_rate=0.02, discount=0.9, quiet=True,
                           eval_every=10**6, out=tmp_path / str(worth))  # fmt: skip
         np.testing.assert_allclose(run.state.params["q_values"][0, 0], worth, atol=0.3)
 
 
 def test_env_may_be_a_callable_or_a_vector_env(tmp_path):
     run = jaxql.train("dqn", **SHORT_DQN | dict(env=lambda: gym.make("CartPole-v1")), out=tmp_path / "callable")
-    assert run.env_steps >= 1_500
+    assert run.env_steps >= 900
     vector = SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
     run = jaxql.train("dqn", **SHORT_DQN | dict(env=vector), out=tmp_path / "vector")
     assert run.config.num_envs == 3
@@ -149,7 +149,7 @@ def test_agent_network_and_callback_may_be_passed(tmp_path):
                       callback=lambda row: rows.append(row) or len(rows) == 2)  # fmt: skip
     assert run.state.params.shape == (4, 2)
     assert len(rows) == 2, "the callback stops the run"
-    assert run.env_steps < 1_500
+    assert run.env_steps < 900
     run = jaxql.train("dqn", **SHORT_DQN, network="mlp", out=tmp_path / "name")
     assert (run.config.network, run.state.params["params"]["Dense_0"]["kernel"].shape[0]) == ("mlp", 4)
 
