@@ -39,7 +39,7 @@ SETTINGS = "part", "name", "setting", "batch", "capacity", "agents", "seeds", "e
 def measure(parts, quick: bool, out: Path | None) -> None:
     """Runs the parts and adds their rows to a file as they come; a part that cannot run here says so."""
     from benchmarks.measure import about
-    from jaxql.lab.memory import keep_freed_memory
+    from jaxql.lab.machine import keep_freed_memory
 
     keep_freed_memory()  # as the command line does
     common = about()

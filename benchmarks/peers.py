@@ -40,7 +40,7 @@ def jaxql(setting: Setting, bfloat16: bool = False):
     from jaxql import envs, loop
     from jaxql.agents import dqn
     from jaxql.agents.state import hyper_of
-    from jaxql.lab.memory import keep_freed_memory
+    from jaxql.lab.machine import keep_freed_memory
 
     keep_freed_memory()
     config = dqn.Config(

@@ -9,7 +9,7 @@ COUNT_FAULTS = """
 import resource
 import sys
 import numpy as np
-from jaxql.lab.memory import keep_freed_memory
+from jaxql.lab.machine import keep_freed_memory
 
 if sys.argv[1] == "keep":
     assert keep_freed_memory()

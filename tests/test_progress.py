@@ -9,7 +9,7 @@ import pytest
 
 from jaxql.lab.progress import Progress
 
-ROW = {"episodes": 12, "mean_return": 21.5, "epsilon": 0.123456, "loss": float("nan")}
+ROW = {"episodes": 12, "return_mean": 21.5, "epsilon": 0.123456, "loss": float("nan")}
 
 
 class Terminal(io.StringIO):

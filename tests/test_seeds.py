@@ -15,13 +15,15 @@ from jaxql.errors import UserError
 from jaxql.lab import checkpoint
 from jaxql.lab.files import read_config
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 # What falls due is no multiple of a round, and resets put the seeds out of step with one another.
 POND = dict(is_slippery=False, desc=["SFF", "FHF", "FFG"])
 LAKE = dict(agent="q-learning", env="FrozenLake-v1", env_args=POND, quiet=True, steps=1_200, num_envs=4,
-            warmup_steps=50, log_every=90, test_every=130, test_episodes=2, learning_rate=0.8,
+            warmup_steps=50, log_every=90, eval_every=130, eval_episodes=2, learning_rate=0.8,
             exploration_steps=800, solved_at=0.9)  # fmt: skip
-POLE = dict(agent="dqn", env="CartPole-v1", quiet=True, steps=600, warmup_steps=150, test_every=350, test_from=1e9,
-            log_every=130, num_envs=4, updates=1, hidden=(16,))  # fmt: skip
+POLE = dict(agent="dqn", env="CartPole-v1", quiet=True, steps=600, warmup_steps=150, eval_every=350, eval_from=1e9,
+            log_every=130, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
 
 
 def text(run):
@@ -33,7 +35,7 @@ def last(run):
 
 
 @pytest.fixture(scope="module")
-def lakes(tmp_path_factory):
+def lakes(compile_once, tmp_path_factory):
     return jaxql.train(**LAKE, seed=4, seeds=3, out=tmp_path_factory.mktemp("runs") / "many")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import jax
@@ -14,12 +15,14 @@ import jaxql
 from jaxql.agents.q_learning import q_learning
 from jaxql.envs.jax import catch
 from jaxql.errors import UserError
-from jaxql.lab import checkpoint, evaluation
+from jaxql.lab import checkpoint, evaluation, recorder
 from jaxql.lab.files import read_config
 
+pytestmark = pytest.mark.usefixtures("compile_once")
+
 LAKE = dict(env="FrozenLake-v1", env_args={"is_slippery": False}, quiet=True)
-SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=1_500, warmup_steps=200, test_every=700, test_episodes=3,
-                 log_every=300, num_envs=4, updates=1, hidden=(16,))  # fmt: skip
+SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=900, warmup_steps=200, eval_every=400, eval_episodes=3,
+                 log_every=200, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
 
 
 class Annuity(gym.Env):
@@ -47,7 +50,7 @@ class Annuity(gym.Env):
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory):
+def lake(compile_once, tmp_path_factory):
     return jaxql.train("q-learning", **LAKE, out=tmp_path_factory.mktemp("runs") / "lake", seed=3)
 
 
@@ -55,7 +58,7 @@ def test_a_run_solves_and_leaves_its_files(lake):
     assert lake.solved
     assert lake.best_score > 0.8
     record = read_config(lake.folder)
-    assert record["config"]["settings"] == dataclasses.asdict(lake.config)
+    assert record["config"]["settings"] == dataclasses.asdict(lake.config) | dataclasses.asdict(lake.settings)
     assert record["config"]["env"] == "FrozenLake-v1"
     assert record["seed"] == 3
     assert record["versions"]["jax"] == jax.__version__
@@ -71,11 +74,21 @@ def test_a_run_solves_and_leaves_its_files(lake):
         assert about["env_steps"] <= lake.env_steps
 
 
-def test_event_files_hold_the_notebooks_scalars(lake):
+def test_event_files_hold_the_scalars(lake):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     events = accumulator.EventAccumulator(str(lake.folder)).Reload()
     assert {"reward", "reward_100", "epsilon", "speed", "loss"} <= set(events.Tags()["scalars"])
     assert events.Scalars("reward_100")[-1].step == lake.env_steps
+
+
+def test_the_readme_defines_every_column_of_metrics(lake, tmp_path):
+    text = (Path(recorder.__file__).parent / "README.md").read_text()
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in recorder.COLUMNS.items()]
+    head = "| column of `metrics.csv` | definition |\n|---|---|\n"
+    assert f"<!-- columns -->\n{head}" + "\n".join(rows) + "\n<!-- end -->\n" in text
+    assert set(lake.metrics) <= set(recorder.COLUMNS)
+    run = jaxql.train("dqn", **SHORT_DQN | dict(steps=400), out=tmp_path / "run")
+    assert set(run.metrics) == set(recorder.COLUMNS)
 
 
 def test_evaluation_has_seeds_of_its_own(lake):
@@ -93,8 +106,8 @@ def test_same_seed_same_bytes(agent, tmp_path):
     assert files[0] == files[1]
     assert files[0] != files[2]
     if agent == "dqn":
-        assert {"gradient_norm", "q_mean", "test_return"} <= set(runs[0].metrics)
-        assert np.isfinite(runs[0].metrics["test_return"]).sum() == 2
+        assert {"gradient_norm", "q_mean", "eval_return"} <= set(runs[0].metrics)
+        assert np.isfinite(runs[0].metrics["eval_return"]).sum() == 2
 
 
 def test_the_host_loop_tells_truncation_from_termination(tmp_path):
@@ -105,14 +118,14 @@ def test_the_host_loop_tells_truncation_from_termination(tmp_path):
             annuity = Annuity(ends_after=ends_after)
             return gym.wrappers.TimeLimit(annuity, limit) if limit else annuity
 
-        run = jaxql.train("q-learning", env, steps=4_000, learning_rate=0.02, discount=0.9, quiet=True,
-                          test_every=10**6, out=tmp_path / str(worth))  # fmt: skip
+        run = jaxql.train("q-learning", env, num_envs=8, steps=4_000, learning_rate=0.02, discount=0.9, quiet=True,
+                          eval_every=10**6, out=tmp_path / str(worth))  # fmt: skip
         np.testing.assert_allclose(run.state.params["q_values"][0, 0], worth, atol=0.3)
 
 
 def test_env_may_be_a_callable_or_a_vector_env(tmp_path):
     run = jaxql.train("dqn", **SHORT_DQN | dict(env=lambda: gym.make("CartPole-v1")), out=tmp_path / "callable")
-    assert run.env_steps >= 1_500
+    assert run.env_steps >= 900
     vector = SyncVectorEnv([lambda: gym.make("CartPole-v1")] * 3, autoreset_mode=AutoresetMode.NEXT_STEP)
     run = jaxql.train("dqn", **SHORT_DQN | dict(env=vector), out=tmp_path / "vector")
     assert run.config.num_envs == 3
@@ -136,7 +149,7 @@ def test_agent_network_and_callback_may_be_passed(tmp_path):
                       callback=lambda row: rows.append(row) or len(rows) == 2)  # fmt: skip
     assert run.state.params.shape == (4, 2)
     assert len(rows) == 2, "the callback stops the run"
-    assert run.env_steps < 1_500
+    assert run.env_steps < 900
     run = jaxql.train("dqn", **SHORT_DQN, network="mlp", out=tmp_path / "name")
     assert (run.config.network, run.state.params["params"]["Dense_0"]["kernel"].shape[0]) == ("mlp", 4)
 
@@ -201,7 +214,7 @@ class Scripted:
         return np.zeros(3, np.int32), reward, ends & [True, False, True], ends & [False, True, False], np.ones(3, bool)
 
 
-def test_evaluation_counts_one_episode_a_world_and_says_what_was_cut():
+def test_evaluation_counts_one_episode_an_env_and_says_what_was_cut():
     agent = q_learning(150, 3)
     result = evaluation.evaluate(agent, {"q_values": jnp.zeros((150, 3))}, Scripted(), jax.random.key(0), step_cap=4)
     np.testing.assert_array_equal(result.returns, [1, 1 + 2, 1 + 2 + 3 + 4])

@@ -208,7 +208,7 @@ def dqn(
         def update(state: State, priorities, _):
             ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
             n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
-            key = derive_key(state.key, LEARN, state.updates)
+            key = derive_key(state.key, LEARN, state.updates, unrolled=False)  # unrolled, it compiles for longer
             batch = replay.sample(ring, key, batch_size, gamma, beta_of(state), n)
 
             def loss(params, batch, key):

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxql.errors import UserError
 
-PURPOSES = ("train", "test", "evaluate", "record")
+PURPOSES = ("train", "eval", "evaluate", "record")
 
 
 def check_seed(seed: Any) -> int:

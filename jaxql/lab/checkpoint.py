@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError, nearest
-from jaxql.lab.files import publish, write_file, write_synced
+from jaxql.lab.disk import publish, write_file, write_synced
 
 FORMAT, VERSION = "jaxql checkpoint", 1
 _NAMES = {"BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64"}
@@ -36,7 +36,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
     Args:
       path: folder and name without a suffix, `runs/a/checkpoints/last`. One process at a time may save to it.
       tree: pytree of arrays (JAX of any dtype safetensors has, typed PRNG keys, NumPy) and Python numbers.
-      metadata: what JSON can hold; NumPy and JAX scalars become numbers, tuples come back as lists.
+      metadata: values that JSON can hold. NumPy and JAX scalars become numbers; tuples come back as lists.
 
     Raises:
       UserError: a leaf or the metadata cannot be stored, or the disk refuses; the previous checkpoint stays loadable.
@@ -49,7 +49,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
     """
     folder, name = Path(path).parent, Path(path).name
     arrays, keys = _named_arrays(tree)
-    record = {"format": FORMAT, "version": VERSION, "keys": keys, "metadata": _plain(metadata)}
+    record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "keys": keys, "metadata": _plain(metadata)}
     before = _arrays_in_use(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +66,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
 
 
 def load(path: str | os.PathLike, like: Any = None) -> tuple[Any, dict[str, Any]]:
-    """Reads the checkpoint `path`: `(tree, metadata)`, or an error; never part of it, never unverified bytes.
+    """Returns `(tree, metadata)` of the checkpoint `path`: all of it, verified, or an error.
 
     Args:
       path: as given to `save`.
@@ -77,22 +77,13 @@ def load(path: str | os.PathLike, like: Any = None) -> tuple[Any, dict[str, Any]
     Raises:
       UserError: missing, damaged, of a newer format, or of another structure, shape or dtype than `like`.
     """
-    folder, name = Path(path).parent, Path(path).name
-    for _ in range(3):  # a save may replace the arrays between our two reads: then the manifest is new as well
-        manifest = _read_manifest(folder, name)
-        try:
-            leaves = _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
-            break
-        except FileNotFoundError:
-            continue
-    else:
-        raise _damaged(path, f"{manifest['arrays']} is missing")
+    manifest, leaves = _read(path)
     leaves = {key: _with_key(value, manifest["keys"].get(key)) for key, value in leaves.items()}
     return (_nested(leaves) if like is None else _restore(path, leaves, like)), manifest["metadata"]
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
-    """The metadata of the checkpoint `path` without its arrays. Raises UserError as `load` does."""
+    """Returns the metadata of the checkpoint `path` without its arrays. Raises UserError as `load` does."""
     return _read_manifest(Path(path).parent, Path(path).name)["metadata"]
 
 
@@ -100,17 +91,17 @@ def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def _leaf_name(path: tuple) -> str:
-    """`params/Dense_0/kernel`; a "/" inside a key is written as JSON Pointer writes it (RFC 6901)."""
+    """Returns `params/Dense_0/kernel`; a "/" inside a key is escaped as in JSON Pointer (RFC 6901)."""
     parts = (jax.tree_util.keystr((entry,), simple=True) for entry in path)
     return "/".join(part.replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Leaves by name, and the implementation of those that are PRNG keys."""
+    """Returns the leaves by name, and the implementation of those that are PRNG keys."""
     arrays, keys = {}, {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = _leaf_name(path)
@@ -127,7 +118,7 @@ def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
 
 def _chunks(arrays: dict[str, np.ndarray]) -> Iterator[Any]:
-    """A safetensors file piece by piece: length of the header, header, then every array; no copy of the whole."""
+    """Yields a safetensors file piece by piece, without a copy of the whole: header length, header, arrays."""
     ordered = sorted(arrays.items(), key=lambda item: -item[1].itemsize)  # widest first keeps every array aligned
     header, offset = {}, 0
     for name, array in ordered:
@@ -141,7 +132,7 @@ def _chunks(arrays: dict[str, np.ndarray]) -> Iterator[Any]:
 
 
 def _plain(metadata: dict[str, Any]) -> dict[str, Any]:
-    """Metadata as JSON returns it."""
+    """Returns metadata as JSON reads it back."""
     try:
         return json.loads(json.dumps(metadata, default=lambda value: value.item()))
     except (TypeError, ValueError, AttributeError) as error:
@@ -154,12 +145,14 @@ def _checksum(record: dict[str, Any]) -> str:
 
 
 def _arrays_in_use(folder: Path, name: str) -> str | None:
-    with suppress(UserError):
+    try:
         return _read_manifest(folder, name)["arrays"]
+    except UserError:
+        return None
 
 
 def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
-    """Removes what earlier saves and failures left; nothing where it is unsure (None) what is in use."""
+    """Removes files of earlier saves and failures. Removes none if `keep` has None: the files in use are not known."""
     ours = re.compile(re.escape(name) + r"\.([0-9a-f]{16}\.safetensors|safetensors\.tmp|json\.tmp)")
     with suppress(OSError):
         for file in folder.iterdir() if None not in keep else ():
@@ -168,6 +161,18 @@ def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
 
 
 # Reading
+
+
+def _read(path: str | os.PathLike, attempts: int = 3) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Returns the manifest and the leaves by name. A save between the two reads replaces both: then reads again."""
+    folder, name = Path(path).parent, Path(path).name
+    manifest = _read_manifest(folder, name)
+    try:
+        return manifest, _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
+    except FileNotFoundError as error:
+        if attempts > 1:
+            return _read(path, attempts - 1)
+        raise _damaged(path, f"{manifest['arrays']} is missing") from error
 
 
 def _damaged(path: Any, reason: str) -> UserError:
@@ -193,7 +198,7 @@ def _read_manifest(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Leaves by name, after size and SHA-256 are found right. FileNotFoundError is the caller's."""
+    """Returns the leaves by name, after size and SHA-256 are found right. Raises FileNotFoundError or UserError."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -239,18 +244,18 @@ def _nested(leaves: dict[str, Any]) -> Any:
 
 
 def _restore(path: Any, leaves: dict[str, Any], like: Any) -> Any:
-    wanted, structure = jax.tree_util.tree_flatten_with_path(like)
-    wanted = [(_leaf_name(keys), leaf) for keys, leaf in wanted]
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    wanted = [(_leaf_name(keys), leaf) for keys, leaf in paths]
     for name, _ in wanted:
         if name not in leaves:
             raise UserError(f'checkpoint {path} has no leaf "{name}"{nearest(name, leaves)}: use the settings it has')
     if extra := sorted(set(leaves) - {name for name, _ in wanted}):
         raise UserError(f'checkpoint {path} has a leaf "{extra[0]}" that is not expected: use the settings it has')
-    return structure.unflatten([_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
+    return jax.tree.unflatten(structure, [_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
 
 
 def _leaf(path: Any, name: str, value: Any, like: Any) -> Any:
-    """`value` as the kind of leaf that `like` is, if shape and dtype agree."""
+    """Returns `value` as the kind of leaf that `like` is. Raises UserError if shape or dtype differ."""
     target = like if hasattr(like, "dtype") else np.asarray(like)
     if value.shape != target.shape or value.dtype != target.dtype:
         found, expected = f"{value.dtype}{list(value.shape)}", f"{target.dtype}{list(target.shape)}"

@@ -1,16 +1,19 @@
-"""Playing full episodes with a policy, apart from training."""
+"""Full episodes with a policy, apart from training."""
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxql import planning
 from jaxql.errors import UserError
-from jaxql.types import Agent
+from jaxql.lab.environments import Env, is_compiled
+from jaxql.types import MDP, Agent, Array
 
 STEP_CAP = 27_000  # env steps an env: the 108,000 frames of Atari's customary limit
+PART = 1_024  # vector steps of one call of the compiled program
 
 
 class Evaluation(NamedTuple):
@@ -22,7 +25,7 @@ class Evaluation(NamedTuple):
     distinct: int  # episodes whose actions and rewards differ from all others'
 
     def summary(self) -> dict[str, Any]:
-        """The numbers that `jaxql evaluate --json` prints."""
+        """Returns the numbers that `jaxql evaluate --json` prints."""
         return {
             "episodes": len(self.returns),
             "distinct": self.distinct,
@@ -36,44 +39,128 @@ class Evaluation(NamedTuple):
         }
 
 
-def evaluate(agent: Agent, params, env, key, *, epsilon: float = 0.0, step_cap: int = STEP_CAP) -> Evaluation:
-    """Plays one full episode in every env of `env`, a HostEnv, and leaves the others waiting until all are done.
+class Rows(NamedTuple):
+    """The play of B envs over T vector steps. Rows after the end of an env's first episode do not count."""
+
+    action: Any  # [T, B]
+    reward: Any  # [T, B]
+    terminated: Any  # [T, B]
+    truncated: Any  # [T, B]
+
+
+class Evaluator:
+    """Plays one full episode in every env with an agent's policy; the others wait until all are done.
+
+    With JAX envs the play is one compiled program, which serves all later envs of the same kind and number.
 
     Args:
       agent: its `policy` is used.
-      params: of the policy.
-      env: envs without life-loss ends, so that episodes are full games.
-      key: of the policy's random numbers (ties, epsilon).
-      epsilon: probability of a random action.
-      step_cap: an episode that is still going on after so many steps is cut, and counted as capped.
     """
-    obs, memory, num_envs = env.reset(), (), env.spec.num_envs
+
+    def __init__(self, agent: Agent):
+        self._policy = agent.policy
+        self._step: Callable | None = None  # of the first JAX envs
+
+    def __call__(
+        self, params: Any, env: Env, key: Array, *, epsilon: float = 0.0, step_cap: int = STEP_CAP
+    ) -> Evaluation:
+        """Returns the evaluation of one full episode in every env.
+
+        Args:
+          params: of the policy.
+          env: envs without life-loss ends, so that episodes are full games; it is reset first.
+          key: of the policy's random numbers (ties, epsilon).
+          epsilon: probability of a random action.
+          step_cap: an episode that goes on after so many steps is cut, and counted as capped.
+        """
+        if not is_compiled(env):
+            return _judge(_play_on_host(self._policy, params, env, key, epsilon, step_cap))
+        step = self._step = self._step or env.step
+        return _judge(_play_compiled(self._policy, step, params, env, key, epsilon, step_cap))
+
+
+def evaluate(agent: Agent, params: Any, env: Env, key: Array, **options: Any) -> Evaluation:
+    """Returns `Evaluator(agent)(params, env, key, **options)`."""
+    return Evaluator(agent)(params, env, key, **options)
+
+
+def _judge(rows: Rows) -> Evaluation:
+    over = rows.terminated | rows.truncated  # [T, B]
+    finished = over.any(axis=0)
+    lengths = np.where(finished, over.argmax(axis=0) + 1, len(over))
+    counts = np.arange(len(over))[:, None] < lengths
+    returns = np.where(counts, rows.reward, 0).sum(axis=0, dtype=np.float64)
+    capped = ~finished | rows.truncated[lengths - 1, np.arange(len(lengths))]
+    actions, rewards = np.ascontiguousarray(rows.action.T), np.ascontiguousarray(rows.reward.T)
+    stories = {(actions[i, :n].tobytes(), rewards[i, :n].tobytes()) for i, n in enumerate(lengths)}
+    return Evaluation(returns, lengths, capped, len(stories))
+
+
+def _first_memory(policy: Callable, params: Any, obs: Any, key: Array) -> Any:
+    """Returns the memory of a policy at the start of an episode: zeros of its shape."""
+    memory = jax.eval_shape(lambda *args: policy(*args)[1], params, obs, (), key)
+    return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), memory)
+
+
+def _play_on_host(policy: Callable, params: Any, env: Any, key: Array, epsilon: float, step_cap: int) -> Rows:
+    obs = env.reset()
     env.take_episodes()
-    going, capped = np.ones(num_envs, bool), np.zeros(num_envs, bool)
-    returns, lengths, played = np.zeros(num_envs), np.zeros(num_envs, int), []
-    for tick in range(step_cap):
-        action, memory = _act(agent.policy, params, obs, memory, key, tick, epsilon)
+    memory, going, played = _first_memory(policy, params, obs, key), np.ones(env.spec.num_envs, bool), []
+    for t in range(step_cap):
+        action, memory = _act(policy, params, obs, memory, key, t, epsilon)
         action = np.asarray(action)  # also waits until obs has been read: its memory may be the emulator's
         obs, reward, terminated, truncated, _ = env.tick(action, idle=~going)
-        played.append((action, reward))
-        returns += np.where(going, reward, 0)
-        lengths += going
-        capped |= going & truncated
+        played.append(Rows(action, reward, terminated, truncated))
         going &= ~(terminated | truncated)
         if not going.any():
             break
-    actions, rewards = (np.stack(x, axis=1) for x in zip(*played, strict=True))  # [envs, ticks]
-    stories = {(actions[w, :n].tobytes(), rewards[w, :n].tobytes()) for w, n in enumerate(lengths)}
-    return Evaluation(returns, lengths, capped | going, len(stories))
+    return Rows(*map(np.stack, zip(*played, strict=True)))
 
 
 @functools.partial(jax.jit, static_argnames="policy")
-def _act(policy, params, obs, memory, key, tick, epsilon):
-    return policy(params, obs, memory, jax.random.fold_in(key, tick), epsilon)
+def _act(policy, params, obs, memory, key, t, epsilon):
+    return policy(params, obs, memory, jax.random.fold_in(key, t), epsilon)
 
 
-def exact_report(mdp, q_values) -> str:
-    """What the greedy policy of a table is worth on the true model, beside the best possible, as one line."""
+def _play_compiled(
+    policy: Callable, step: Callable, params: Any, env: Any, key: Array, epsilon: float, step_cap: int
+) -> Rows:
+    obs = env.reset()
+    memory, going = _first_memory(policy, params, obs, key), np.ones(env.spec.num_envs, bool)
+    state, parts, played = (env.state, obs, memory, going), [], 0
+    while played < step_cap and np.any(state[-1]):
+        state, rows, count = _play_part(policy, step, params, state, key, epsilon, played, min(PART, step_cap - played))
+        parts.append(jax.tree.map(lambda x, count=int(count): np.asarray(x)[:count], rows))
+        played += int(count)
+    return Rows(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+@functools.partial(jax.jit, static_argnames=("policy", "step"))
+def _play_part(policy, step, params, state, key, epsilon, start, limit):
+    """Returns (state, rows [PART, B], count): up to `limit` vector steps, until no env is in its first episode."""
+
+    def one(state, t):
+        env, obs, memory, going = state
+        action, memory = policy(params, obs, memory, jax.random.fold_in(key, start + t), epsilon)
+        env, (obs, reward, terminated, truncated, _) = step(env, action)
+        return (env, obs, memory, going & ~(terminated | truncated)), Rows(action, reward, terminated, truncated)
+
+    def body(loop):
+        t, state, rows = loop
+        state, row = one(state, t)
+        return t + 1, state, jax.tree.map(lambda stored, x: stored.at[t].set(x), rows, row)
+
+    shapes = jax.eval_shape(one, state, 0)[1]
+    rows = jax.tree.map(lambda x: jnp.zeros((PART, *x.shape), x.dtype), shapes)
+    going_on = lambda loop: (loop[0] < limit) & jnp.any(loop[1][-1])  # noqa: E731
+    count, state, rows = jax.lax.while_loop(going_on, body, (jnp.int32(0), state, rows))
+    return state, rows, count
+
+
+def exact_report(mdp: MDP, q_values: Array) -> str:
+    """Returns one line: the exact worth of the greedy policy of a table, beside the best possible."""
+    from jaxql import planning
+
     policy = planning.greedy_policy(q_values, tie="uniform")
     try:
         name, worth = "success probability", planning.success_probability(mdp, policy)

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a live display on a terminal, plain lines elsewhere. It reads no clock itself."""
+"""The display of a run: live on a terminal, plain lines elsewhere. It reads no clock itself."""
 
 import math
 import sys
@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-COLUMNS = {"episodes": "episodes", "mean_return": "return (last 100)", "epsilon": "epsilon", "loss": "loss"}
+COLUMNS = {"episodes": "episodes", "return_mean": "return (last 100)", "epsilon": "epsilon", "loss": "loss"}
 
 
 class Progress:
@@ -14,14 +14,14 @@ class Progress:
 
     Args:
       total: env steps at which the run ends.
-      start: env steps it begins with (a resumed run).
-      columns: row key -> label, in the order shown; a key that a row lacks (or NaN) shows as "-".
+      start: env steps at which it begins (a resumed run).
+      columns: row key -> label, in the order shown. A value that is missing or NaN shows as "-".
       quiet: shows nothing, notes included.
-      stream: where to; standard output.
+      stream: where lines go; None: standard output.
       interval: seconds between plain lines. The first and the last update are always shown.
 
     >>> with Progress(1000, stream=sys.stdout) as progress:
-    ...     progress.update({"env_steps": 250, "episodes": 3, "mean_return": 21.5, "epsilon": 0.9}, seconds=2.0)
+    ...     progress.update({"env_steps": 250, "episodes": 3, "return_mean": 21.5, "epsilon": 0.9}, seconds=2.0)
     250/1,000 steps (25%)  episodes 3  return (last 100) 21.5  epsilon 0.9  loss -  125 steps/s  0:06 left
     """
 
@@ -38,7 +38,8 @@ class Progress:
         self._total, self._columns, self._quiet, self._interval = total, dict(columns), quiet, interval
         self._stream = sys.stdout if stream is None else stream
         self._recent = deque([(0.0, start)], maxlen=20)  # (seconds, env steps), for the rate of late
-        self._shown, self._waiting, self._live = -math.inf, "", None
+        self._shown, self._waiting = -math.inf, ""
+        self._live: Any = None  # a `rich.live.Live` on a terminal
 
     def update(self, row: Mapping[str, Any], seconds: float) -> None:
         """Shows a row of metrics (`env_steps` and `columns`), `seconds` of wall clock after the run began."""
@@ -53,7 +54,7 @@ class Progress:
             self._flush()
 
     def note(self, line: str) -> None:
-        """One line that stays: a checkpoint, an evaluation, a warning."""
+        """Shows one line that stays: a checkpoint, an evaluation, a warning."""
         if self._live:
             self._live.console.print(line, markup=False, highlight=False)
         elif not self._quiet:
@@ -61,7 +62,7 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     def steps_per_second(self) -> float:
-        """Env steps a second over the last 20 updates; NaN where no time has passed."""
+        """Returns the env steps a second over the last 20 updates; NaN where no time has passed."""
         (before, first), (now, last) = self._recent[0], self._recent[-1]
         return (last - first) / (now - before) if now > before else math.nan
 

@@ -55,3 +55,14 @@ def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **change
     validate(config)
     validate(run)
     return config, run
+
+
+def changed_settings(config: Any, run: RunSettings) -> str:
+    """Returns one line with the settings that differ from the defaults of their dataclasses."""
+    changed = [
+        f"{field.name}={getattr(values, field.name)}"
+        for values in (config, run)
+        for field in dataclasses.fields(values)
+        if getattr(values, field.name) != field.default
+    ]
+    return "settings: " + (" ".join(changed) or "all at their defaults")

@@ -1,0 +1,53 @@
+"""The command line: `jaxql COMMAND ...`. A new command is one file here and one word in COMMANDS.
+
+A command's file has SYNTAX and SUMMARY, its two columns in `jaxql --help`, and `run(argv) -> exit code`. Nothing here
+imports jax; a command does when its arguments are known to make sense.
+"""
+
+import importlib
+import os
+import sys
+
+from jaxql.errors import UserError, nearest
+
+COMMANDS = ("train", "evaluate", "record")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0, 2 after one line on what was wrong, 130 if interrupted."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        return _run(argv)
+    except UserError as error:
+        print("jaxql: " + " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("jaxql: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_help(), end="")
+        return 0 if argv else 2
+    command, rest = argv[0], argv[1:]
+    if command == "--version":
+        from importlib.metadata import version
+
+        print(version("jaxql"))
+        return 0
+    if command not in COMMANDS:
+        raise UserError(f'no command "{command}"{nearest(command, COMMANDS)}; there are {", ".join(COMMANDS)}')
+    sys.path.append(os.getcwd())  # an agent may be MODULE:ENTRY of the current folder
+    return importlib.import_module(f"jaxql.cli.{command}").run(rest)
+
+
+def _help() -> str:
+    modules = [importlib.import_module(f"jaxql.cli.{command}") for command in COMMANDS]
+    width = max(len(module.SYNTAX) for module in modules)
+    lines = [f"  {module.SYNTAX:{width}}   {module.SUMMARY}\n" for module in modules]
+    return (
+        "usage: jaxql COMMAND ...\n\nQ-learning and deep Q-learning in JAX.\n\ncommands:\n"
+        + "".join(lines)
+        + "\njaxql COMMAND --help shows the options of a command, jaxql train AGENT --help the settings of an agent.\n"
+    )

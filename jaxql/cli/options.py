@@ -1,0 +1,96 @@
+"""From words on the command line to a dataclass of options, and errors of one line."""
+
+import contextlib
+import dataclasses
+import io
+from typing import Any, TypeVar
+
+from jaxql.errors import UserError, nearest
+
+Options = TypeVar("Options")
+
+
+def parse(options: type[Options], argv: list[str], prog: str) -> Options:
+    """Returns the options that `argv` gives. With --help it prints help and exits.
+
+    Args:
+      options: a dataclass; its comments become help.
+      argv: the words behind the subject.
+      prog: the command and its subject, as in "train AGENT".
+
+    Raises:
+      UserError: the parser's message as one line, with the nearest valid flag.
+    """
+    import tyro
+
+    stderr = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(stderr):
+            return tyro.cli(options, args=argv, prog=f"jaxql {prog}", config=(tyro.conf.UseAppendAction,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_one_line(stderr.getvalue(), _flags(options), prog)) from None
+
+
+def split_subject(
+    options: type, argv: list[str], command: str, subject: str, preface: str = ""
+) -> tuple[str, list[str]]:
+    """Returns the first word, an AGENT or a RUN, and the rest. With --help there it prints help and exits.
+
+    Raises:
+      UserError: the first word is missing or a flag.
+    """
+    if argv[:1] in (["-h"], ["--help"]):
+        print(preface, end="")
+        parse(options, ["--help"], f"{command} {subject}")
+    if not argv or argv[0].startswith("-"):
+        raise UserError(f"{subject} is missing: jaxql {command} {subject} ...; see jaxql {command} --help")
+    return argv[0], argv[1:]
+
+
+def value_of(argv: list[str], flag: str) -> str | None:
+    """Returns the last value of a flag in `argv`, or None.
+
+    >>> value_of(["--env", "a", "--env=b"], "--env")
+    'b'
+    """
+    value = None
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            value = argv[i + 1]
+        elif word.startswith(flag + "="):
+            value = word.split("=", 1)[1]
+    return value
+
+
+def require_at_least(low: int, **numbers: int) -> None:
+    """Raises UserError, which names the option, if a number is below `low`."""
+    for name, value in numbers.items():
+        if value < low:
+            raise UserError(f"{name} is {value}; it must be at least {low}")
+
+
+def _flags(options: Any) -> list[str]:
+    """Returns the flags of a dataclass and of the dataclasses in it."""
+    names = []
+    for field in dataclasses.fields(options):
+        nested = dataclasses.is_dataclass(field.default)
+        names += _flags(type(field.default)) if nested else [f"--{field.name.replace('_', '-')}"]
+    return names
+
+
+def _one_line(message: str, flags: list[str], prog: str) -> str:
+    """Returns the paragraph under the title of the parser's message, with the nearest valid flag."""
+    paragraphs: list[list[str]] = [[]]
+    for line in message.splitlines():
+        text = line.strip(" │╭╮╰╯─-")
+        if text:
+            paragraphs[-1].append(text if text.startswith("Unrecognized") else line.strip(" │╭╮╰╯─"))
+        if line.strip(" │").startswith(("╭", "─", "---")):  # a title's frame, or a rule
+            paragraphs.append([])
+    text = " ".join(paragraphs[1] if len(paragraphs) > 1 else paragraphs[0])
+    if text.startswith("Unrecognized options:"):
+        flag = text.split(":", 1)[1].split(",")[0].strip()
+        text = f"no option {flag}{nearest(flag, flags)}"
+    return f"{text}; see jaxql {prog} --help"

@@ -1,0 +1,93 @@
+"""`jaxql train AGENT --env ENV`: trains an agent and writes a run folder."""
+
+import ast
+import dataclasses
+from typing import Annotated, Any
+
+from jaxql.agents.registry import REGISTRY, entry_of
+from jaxql.cli.options import parse, split_subject, value_of
+from jaxql.errors import UserError
+
+SYNTAX = "train AGENT --env ENV"
+SUMMARY = "train an agent (a name, or MODULE:ENTRY of your own) and write a run folder"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of every agent; for the settings of one: jaxql train AGENT --help."""
+
+    env: str  # CartPole-v1, PongNoFrameskip-v4, ALE/Pong-v5, MinAtar/Breakout-v1, jax:catch, gymnax:NAME, ...
+    seed: int = 0  # of everything random
+    seeds: int = 1  # number of seeds, from SEED on: one compiled program, a run folder each, each as if alone
+    out: str | None = None  # run folder; of many seeds the folder of their folders (default: runs/AGENT-ENV-seedK)
+    preset: str | None = None  # named settings instead of those tuned for the agent and env
+    env_arg: "tuple[str, ...]" = ()  # KEY=VALUE, an argument of the env
+    init_from: str | None = None  # run folder whose best parameters to start from
+
+
+def run(argv: list[str]) -> int:
+    """Trains, prints the progress, and returns the exit code."""
+    name, argv = split_subject(Options, argv, "train", "AGENT", preface=f"agents: {', '.join(REGISTRY)}\n\n")
+    if ":" not in name and name not in REGISTRY:
+        entry_of(name)  # raises, with the nearest name
+    env, preset = value_of(argv, "--env"), value_of(argv, "--preset")
+    if env is None and not {"-h", "--help"} & set(argv):
+        raise UserError(f"--env is missing: jaxql train {name} --env ENV; see jaxql train --help")
+    from jaxql.lab.machine import cache_compilations, keep_freed_memory
+
+    keep_freed_memory()
+    cache_compilations()
+    from jaxql import envs
+    from jaxql.lab.settings import settings
+
+    defaults = settings(entry_of(name), envs.identify(env)[0] if env else "", preset)
+    given = parse(_with_settings(*defaults), argv, f"train {name}")
+    env_args = dict(_env_arg(word) for word in given.env_arg)
+    from jaxql.lab.training import train
+
+    done = train(
+        name,
+        given.env,
+        seed=given.seed,
+        seeds=given.seeds,
+        out=given.out,
+        preset=given.preset,
+        env_args=env_args,
+        init_from=given.init_from,
+        **_changes(given, *defaults),
+    )
+    return 130 if any(each.interrupted for each in (done if isinstance(done, list) else [done])) else 0
+
+
+def _with_settings(algorithm: Any, run: Any) -> type[Any]:
+    """Returns Options with the settings of the algorithm and of the run, whose values are the defaults."""
+    from tyro.conf import OmitArgPrefixes
+
+    parts = [
+        (part, Annotated[type(values), OmitArgPrefixes], values)
+        for part, values in (("algorithm", algorithm), ("run", run))
+    ]
+    options = dataclasses.make_dataclass("Options", parts, bases=(Options,), frozen=True)
+    options.__doc__ = Options.__doc__
+    return options
+
+
+def _changes(given: Any, algorithm: Any, run: Any) -> dict[str, Any]:
+    """Returns the settings that differ from the defaults for this agent and env."""
+    return {
+        field.name: getattr(values, field.name)
+        for values, default in ((given.algorithm, algorithm), (given.run, run))
+        for field in dataclasses.fields(default)
+        if getattr(values, field.name) != getattr(default, field.name)
+    }
+
+
+def _env_arg(word: str) -> tuple[str, Any]:
+    """Returns (key, value) of "KEY=VALUE"; the value is a Python literal or a string."""
+    key, equals, value = word.partition("=")
+    if not equals or not key.isidentifier():
+        raise UserError(f'--env-arg "{word}" is not KEY=VALUE, as in --env-arg is_slippery=False')
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

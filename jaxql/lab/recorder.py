@@ -1,0 +1,255 @@
+"""What one seed of a run writes down: metrics, evaluations, checkpoints; and when the seed's run is over."""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxql.agents.state import State
+from jaxql.envs.host import Episode
+from jaxql.errors import UserError
+from jaxql.lab import checkpoint
+from jaxql.lab.environments import Env, EnvMaker
+from jaxql.lab.evaluation import Evaluator, exact_report
+from jaxql.lab.files import RunFiles
+from jaxql.lab.runs import Run
+from jaxql.lab.settings import RunSettings
+from jaxql.types import MDP, Agent
+
+EVALUATION_KEYS = 0x7E57  # folded into the seed's key, together with the number of the evaluation
+COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics follow `return_mean`
+    "env_steps": "valid steps of all envs together since the start",
+    "episodes": "finished training episodes since the start",
+    "return_mean": "mean raw return of the last 100 training episodes; empty before the first",
+    "loss": "mean loss of the updates since the last row",
+    "epsilon": "exploration rate of the last update",
+    "gradient_norm": "mean global norm of the gradient since the last row, before it is limited (networks)",
+    "q_mean": "mean action value of the sampled states and actions since the last row (networks)",
+    "updates": "gradient steps or table updates since the start",
+    "eval_return": "mean raw return of the evaluation made at this row; empty where none was made",
+}
+
+
+class SeedRecorder:
+    """Records the run of one seed, the same way whether it is trained alone or together with others.
+
+    A chunk is the number of rounds until the next log, evaluation or checkpoint, as far as env steps can be foretold.
+    It depends on this seed alone. It may be played in parts: `add_rounds` for each of them, then `close_chunk`.
+
+    Args:
+      agent: of one seed, its functions compiled.
+      evaluator: of the agent.
+      config: settings of the agent.
+      settings: settings of the run.
+      mdp: the env as a model, where there is one.
+      make_env: makes the evaluation envs.
+      files: the folder of this seed's run.
+      callback: called with every row of metrics; a true result ends the run.
+      show: called with (row, seconds), to show them to a person.
+      seed: the seed.
+
+    Attributes:
+      rounds: rounds left of the present chunk.
+      over: whether the run of this seed has ended.
+      closing_lines: what to tell the person at the end.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        evaluator: Evaluator,
+        config: Any,
+        settings: RunSettings,
+        mdp: MDP | None,
+        make_env: EnvMaker,
+        files: RunFiles,
+        callback: Callable[[dict[str, Any]], Any] | None,
+        show: Callable[[dict[str, Any], float], Any],
+        seed: int,
+    ):
+        self.agent, self.evaluator, self.config, self.settings = agent, evaluator, config, settings
+        self.mdp, self.make_env, self.files, self.seed = mdp, make_env, files, seed
+        self.callback, self.show = callback, show
+        self.began = time.perf_counter()
+        self.recent: deque[float] = deque(maxlen=100)  # returns of the last training episodes
+        self.fresh: list[float] = []  # returns of those since the last row
+        self.episodes = self.env_steps = self.evaluations = 0
+        self.next_log, self.next_eval = settings.log_every, settings.eval_every
+        self.next_save = settings.checkpoint_every
+        self.evaluating = settings.eval_from == -math.inf
+        self.best: float | None = None  # the score of the best checkpoint
+        self.solved = self.over = False
+        self.eval_env: Env | None = None
+        self.eval_mean = math.nan  # of an evaluation that has no row yet
+        self.chunks: list[Any] = []  # metrics since the last row
+        self.parts: list[Any] = []  # metrics of the present chunk
+        self.finished: list[Episode] = []  # episodes that finished in the present chunk
+        self.rounds = self.chunk(math.ceil(config.warmup_steps / config.num_envs))
+        self.closing_lines: list[str] = []
+
+    def chunk(self, warmup: int = 0) -> int:
+        """Returns the rounds of the next chunk, which begins with `warmup` vector steps without learning."""
+        config, settings = self.config, self.settings
+        ahead = settings.steps - self.env_steps - warmup * config.num_envs
+        return max(1, min(settings.log_every, settings.eval_every, ahead) // (config.num_envs * config.rollout_length))
+
+    def add_rounds(self, rounds: int, metrics: Any, episodes: Sequence[Episode]) -> None:
+        """Adds part of the chunk: metrics, leaves [rounds, gradient_steps], and the episodes that finished in it."""
+        self.rounds -= rounds
+        self.parts.append(metrics)
+        self.finished += episodes
+
+    def close_chunk(self, state: State) -> None:
+        """Does what is due at the end of a chunk, where the agent's state is `state`, and begins the next chunk.
+
+        Raises:
+          UserError: a loss is not finite.
+        """
+        self.env_steps = int(state.env_steps)
+        self.chunks.append(jax.tree.map(lambda *x: np.concatenate(x), *self.parts))
+        if not np.all(np.isfinite(self.chunks[-1]["loss"])):
+            raise UserError(
+                f"the loss is not finite after {self.env_steps} env steps; lower learning_rate or set "
+                f"max_gradient_norm; the checkpoints in {self.files.folder} are from before"
+            )
+        returns = [episode.return_ for episode in self.finished]
+        self.episodes += len(returns)
+        self.recent.extend(returns)
+        self.fresh.extend(returns)
+        self.parts, self.finished = [], []
+        self.over = self.run_due_work(state) or self.env_steps >= self.settings.steps
+        self.rounds = self.chunk()
+
+    def run_due_work(self, state: State) -> bool:
+        """Evaluates, saves and logs where due; returns whether the run is to stop."""
+        settings, due = self.settings, self.env_steps >= self.next_eval
+        if not self.evaluating and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > settings.eval_from:
+            self.evaluating = due = True
+        if due:
+            self.next_eval = self._next_multiple(settings.eval_every)
+            if self.evaluating:
+                self.evaluate(state)
+            else:
+                self.keep_best(state, self.return_mean)
+        if self.env_steps >= self.next_save:
+            self.next_save = self._next_multiple(settings.checkpoint_every)
+            self.save("last", state, self.return_mean)
+        if settings.solved_by == "training" and len(self.recent) == self.recent.maxlen:
+            self.solved |= self.passes(self.return_mean)
+        stop = self.solved and settings.stop_when_solved
+        if due or stop or self.env_steps >= min(self.next_log, settings.steps):
+            self.next_log = self._next_multiple(settings.log_every)
+            stop = self.log(state) or stop
+        return stop
+
+    def _next_multiple(self, period: int) -> int:
+        return (self.env_steps // period + 1) * period
+
+    @property
+    def return_mean(self) -> float:
+        """The mean return of the last 100 training episodes; NaN before the first."""
+        return float(np.mean(self.recent)) if self.recent else math.nan
+
+    def passes(self, mean: float) -> bool:
+        """Returns whether a mean return counts as solved."""
+        return mean > self.settings.solved_at if self.settings.solved_strictly else mean >= self.settings.solved_at
+
+    def evaluate(self, state: State) -> None:
+        """Plays full episodes with epsilon 0 in envs of their own, and keeps the parameters if they are the best."""
+        if self.eval_env is None:
+            self.eval_env = self.make_env(self.settings.eval_episodes, seed=self.seed, purpose="eval")
+        key = jax.random.fold_in(jax.random.key(self.seed), EVALUATION_KEYS + self.evaluations)
+        if self.evaluations == 0:
+            self.best = None  # an evaluation counts for more than any training episodes
+        self.evaluations += 1
+        self.eval_mean = float(np.mean(self.evaluator(state.params, self.eval_env, key).returns))
+        self.keep_best(state, self.eval_mean)
+        if self.settings.solved_by == "evaluation":
+            self.solved |= self.passes(self.eval_mean)
+
+    @property
+    def scored_by(self) -> str:
+        """The episodes that give a checkpoint its score: "evaluation" or "training"."""
+        return "evaluation" if self.evaluations else "training"
+
+    def keep_best(self, state: State, score: float) -> None:
+        """Writes the best checkpoint if the score is higher than before."""
+        if self.best is None or score > self.best or math.isnan(self.best):
+            self.best = score
+            self.save("best", state, score)
+
+    def save(self, name: str, state: State, score: float) -> None:
+        """Writes the checkpoint `name`."""
+        metadata = {"env_steps": self.env_steps, "score": score, "scored_by": self.scored_by}
+        checkpoint.save(self.files.folder / "checkpoints" / name, state.params, metadata)
+
+    def log(self, state: State) -> bool:
+        """Writes and shows a row of metrics; returns whether the callback wants the run to stop."""
+        seconds = time.perf_counter() - self.began
+        means = {name: float(np.mean([np.mean(chunk[name]) for chunk in self.chunks])) for name in self.chunks[0]}
+        if "epsilon" in means:
+            means["epsilon"] = float(self.chunks[-1]["epsilon"].flat[-1])
+        row = {
+            "env_steps": self.env_steps,
+            "episodes": self.episodes,
+            "return_mean": self.return_mean,
+            **means,
+            "updates": int(state.updates),
+            "eval_return": self.eval_mean,
+        }
+        self.files.append(row)
+        speed = self.files.timing(self.env_steps, seconds)
+        fresh = float(np.mean(self.fresh)) if self.fresh else math.nan
+        for name, value in {"reward": fresh, "reward_100": self.return_mean, "speed": speed}.items():
+            self.files.scalar(name, value, self.env_steps)
+        self.show(row, seconds)
+        self.chunks, self.fresh, self.eval_mean = [], [], math.nan
+        return bool(self.callback(row)) if self.callback else False
+
+    def finish(self, state: State, interrupted: bool) -> Run:
+        """Writes the last checkpoint and the closing lines, and returns the Run."""
+        if self.best is None:
+            self.keep_best(state, self.return_mean)
+        self.save("last", state, self.return_mean)
+        if self.eval_env is not None:
+            self.eval_env.close()
+        seconds = time.perf_counter() - self.began
+        run = Run(
+            self.files.folder,
+            self.agent,
+            self.make_env,
+            self.config,
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params),
+            state,
+            settings=self.settings,
+            solved=self.solved,
+            interrupted=interrupted,
+            env_steps=self.env_steps,
+            seconds=seconds,
+            best_score=self.best,
+        )
+        if self.mdp is not None and isinstance(state.params, dict) and "q_values" in state.params:
+            self.closing_lines.append(exact_report(self.mdp, run.best_params()["q_values"]))
+        self.closing_lines.append(self.closing_line(seconds))
+        return run
+
+    def closing_line(self, seconds: float) -> str:
+        """Returns the last line of the run: solved or not, after how long, and by which rule."""
+        settings = self.settings
+        if settings.solved_at == math.inf:
+            outcome, rule = "finished", "none"
+        else:
+            outcome = "solved" if self.solved else "not solved"
+            episodes = "the last 100 training episodes"
+            if settings.solved_by == "evaluation":
+                episodes = f"{settings.eval_episodes} evaluation episodes"
+            rule = f"mean of {episodes} {'>' if settings.solved_strictly else '>='} {settings.solved_at:g}"
+        best = "none" if self.best is None or math.isnan(self.best) else f"{self.best:.2f}"
+        return (
+            f"{outcome} after {self.env_steps} env steps and {seconds:.1f} s: best mean {self.scored_by} return {best} "
+            f"(rule: {rule}); run folder {self.files.folder}"
+        )
