@@ -19,10 +19,10 @@ def draw(out: str, folders: list[str]) -> None:
         record, metrics = read_config(folder)["config"], read_metrics(folder)
         steps, seconds, _ = np.loadtxt(Path(folder) / "timing.csv", delimiter=",", skiprows=1, unpack=True)
         minutes = np.interp(metrics["env_steps"], steps, seconds) / 60
-        tested = np.isfinite(metrics["test_return"])
+        tested = np.isfinite(metrics["eval_return"])
         for axes, x in (by_steps, metrics["env_steps"] / 1e3), (by_time, minutes):
             axes.plot(x, metrics["return_mean"], color=f"C{number}", label=f"{record['agent']}, seed {record['seed']}")
-            axes.plot(x[tested], metrics["test_return"][tested], "o", color=f"C{number}", markersize=4)
+            axes.plot(x[tested], metrics["eval_return"][tested], "o", color=f"C{number}", markersize=4)
     by_steps.set(xlabel="env steps (thousands)", ylabel="return", title=record["env"])
     by_time.set(xlabel="minutes", title="line: last 100 training games; dots: 20 test games")
     by_steps.legend(frameon=False)

@@ -16,7 +16,8 @@ class EventFile:
     """
 
     def __init__(self, folder: Path):
-        self._folder, self._writer, self._failed = folder, None, False
+        self._folder, self._failed = folder, False
+        self._writer: Any = None
 
     def scalar(self, name: str, value: float, env_steps: int) -> None:
         """Writes one number at a step."""
