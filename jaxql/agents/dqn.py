@@ -29,6 +29,7 @@ from jaxql.agents.updates import apply_gradient, scan_updates, sharded_gradient,
 from jaxql.errors import UserError
 from jaxql.kernels import derive_key
 from jaxql.losses import backups, heads
+from jaxql.losses.batch import legal
 from jaxql.networks import shrink_and_perturb, with_action_mask
 from jaxql.replay import after_read, prioritised_replay, uniform_replay, without_priorities, zero_step
 from jaxql.types import Agent, Array, BackupRule, EnvSpec, Head, Network, Replay, Step
@@ -189,7 +190,7 @@ def dqn(
     optimizer = optimizer or optax.scale_by_adam()
 
     def q_values(params: Any, obs: Any, key: Array | None) -> Array:
-        return head.q_values(network.apply(params, obs, key=key if draws else None)[0])
+        return legal(head.q_values(network.apply(params, obs, key=key if draws else None)[0]), obs)
 
     act, policy = epsilon_greedy_on(q_values)
 

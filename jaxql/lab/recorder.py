@@ -1,4 +1,4 @@
-"""What one seed of a run writes down: metrics, evaluations, checkpoints; and when the seed's run is over."""
+"""The record of one seed of a run: metrics, evaluations, checkpoints, and the rule that ends it."""
 
 import math
 import time
