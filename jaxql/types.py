@@ -176,7 +176,7 @@ class PolicyFn(Protocol):
     """Acts as the agent does when it is evaluated."""
 
     def __call__(self, params: Any, obs: Any, memory: Any, key: Array, epsilon: Any = 0.0, /) -> tuple[Array, Any]:
-        """Returns actions [B] and the memory after `obs`; () is the memory of an episode's start."""
+        """Returns actions [B] and the memory after `obs`; zeros, or (), are the memory of an episode's start."""
         ...
 
 

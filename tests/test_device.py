@@ -86,14 +86,14 @@ def test_purposes_and_resets_show_other_episodes():
         return np.stack([env.tick(np.ones(4, int))[0] for _ in range(30)]).tobytes()
 
     again = DeviceEnv(catch(), 4, "catch")
-    stories = [story(again), story(again), story(DeviceEnv(catch(), 4, "catch", purpose="test", seed=0))]
+    stories = [story(again), story(again), story(DeviceEnv(catch(), 4, "catch", purpose="eval", seed=0))]
     assert len(set(stories)) == 3
 
 
 def test_a_run_tests_stops_and_can_be_opened(tmp_path):
     run = jaxql.train("q-learning", **CATCH | dict(steps=200_000, solved_at=0.9), out=tmp_path / "run", epsilon=0.3)
     assert run.solved and run.env_steps < 100_000
-    assert np.nanmax(run.metrics["test_return"]) == run.best_score >= 0.9
+    assert np.nanmax(run.metrics["eval_return"]) == run.best_score >= 0.9
     opened = jaxql.open_run(tmp_path / "run")
     assert opened.evaluate(20).summary()["mean"] > 0.5
     with pytest.raises(UserError, match="draws no frames"):

@@ -11,8 +11,16 @@ import jaxql
 MODULES = [m.name for m in pkgutil.walk_packages(jaxql.__path__, "jaxql.") if not m.name.endswith("__main__")]
 EXPLAINED = {
     f"jaxql.{core}"
-    for core in ("bellman.one_step", "bellman.multistep", "conformance", "explore", "losses", "planning")
-    + ("planning.regret", "replay", "tabular.updates")
+    for core in (
+        "bellman.one_step",
+        "bellman.multistep",
+        "conformance",
+        "explore",
+        "losses",
+        "losses.backups",
+        "planning",
+    )
+    + ("planning.regret", "replay.uniform", "replay.prioritised", "tabular.updates")
 }
 
 

@@ -33,7 +33,7 @@ BOX = spaces.Box(-1, 1, (2,))
         ("CartPole-v1", {"life_loss": True}, "Atari games only"),
         ("CartPole-v1", {"noop_max": 3}, "Atari games only"),
         ("CartPole-v1", {"seed": -1}, "0 or greater"),
-        ("CartPole-v1", {"purpose": "fun"}, "train, test"),
+        ("CartPole-v1", {"purpose": "fun"}, "train, eval"),
         (Diary, {"env_args": {"x": 1}}, "env_args"),
         (Diary, {"render": True}, "rgb_array"),
         (3, {}, "it is an id"),

@@ -24,14 +24,14 @@ def test_a_row_is_a_function_of_its_seed_and_its_actions(vectorised):
         env = kind([Diary] * num_envs, context="spawn")
     else:
         env = kind([Diary] * num_envs, copy=False) if kind else Diary
-    envs = make(env, num_envs, seed=7, purpose="test")
+    envs = make(env, num_envs, seed=7, purpose="eval")
     actions = np.random.default_rng(0).integers(0, 3, (ticks, num_envs))
     obs, reward, terminated, truncated, valid = play(envs, actions)
     envs.close()
     for env_index in range(num_envs):
         tick = episode = 0
         while tick < ticks:
-            seed = episode_seed(7, "test", env_index, episode)
+            seed = episode_seed(7, "eval", env_index, episode)
             shown, rewards, ended, cut = alone(Diary(), seed, actions[tick:, env_index])
             n = len(rewards)
             shown_here = obs[tick : tick + n + 1, env_index]  # the true final observation included

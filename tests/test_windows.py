@@ -1,4 +1,4 @@
-"""Windows over stored rows against walks written from the definition, replay's fold, and what they do to returns."""
+"""Windows over stored rows against walks written from the definition, replay's transitions, and what they do to returns."""
 
 import functools
 
@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from jaxql import bellman
 from jaxql.bellman.windows import lambda_windows, n_step_windows
-from jaxql.replay import fold, zero_step
+from jaxql.replay import n_step_transition, zero_step
 
 pytestmark = pytest.mark.float64
 B, T, GAMMA = 16, 24, 0.9
@@ -101,7 +101,7 @@ def test_windows_agree_with_the_draws_of_replay(seed):
     stored = dict(obs=observation, action=observation, next_obs=(), extra=())
     ring = step._replace(reward=reward, terminated=terminated, truncated=truncated, valid=valid, **stored)
     t, env = (x.reshape(-1) for x in jnp.meshgrid(jnp.arange(T - n), jnp.arange(B), indexing="ij"))
-    drawn = folds(ring, t, env, n)
+    drawn = transitions(ring, t, env, n)
     got = n_step(reward.T, terminated.T, truncated.T, valid.T, n=n, gamma=GAMMA)
     starts = np.asarray(got.valid[env, t])
     for mine, theirs in (
@@ -113,8 +113,8 @@ def test_windows_agree_with_the_draws_of_replay(seed):
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def folds(ring, t, env, n):
-    one = functools.partial(fold, ring, weight=1.0, gamma=GAMMA, n_step=n, stack=1)
+def transitions(ring, t, env, n):
+    one = functools.partial(n_step_transition, ring, weight=1.0, gamma=GAMMA, n_step=n, stack=1)
     return jax.vmap(lambda t, env: one(t, env))(t, env)
 
 

@@ -35,6 +35,7 @@ def prioritised_replay(
 
     Source: Schaul et al. (2016), algorithm 1 and equation 1, https://arxiv.org/abs/1511.05952
 
+    >>> import jax
     >>> from jaxql.replay import zero_step
     >>> replay = prioritised_replay(capacity=8)
     >>> step = zero_step(jnp.zeros((2, 3)))
