@@ -1,4 +1,4 @@
-"""Windows over stored rows against walks written from the definition, replay's transitions, and what they do to returns."""
+"""Windows over stored rows against walks from the definition, the draws of replay, and what they do to returns."""
 
 import functools
 
