@@ -2,7 +2,8 @@
 
 import dataclasses
 import math
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -34,16 +35,28 @@ from jaxql.networks import shrink_and_perturb, with_action_mask
 from jaxql.replay import after_read, prioritised_replay, uniform_replay, without_priorities, zero_step
 from jaxql.types import Agent, Array, BackupRule, EnvSpec, Head, Network, Replay, Step
 
-Backups = Literal["greedy", "double", "expected-sarsa", "persistent", "advantage", "soft", "munchausen"]
-Heads = Literal["scalar", "categorical", "quantile", "implicit-quantile", "full-quantile", "hl-gauss", "two-hot"]
+BACKUPS: dict[str, Callable[[Any], BackupRule]] = {  # by the name of the setting; each from a Config
+    "greedy": lambda config: backups.greedy,
+    "double": lambda config: backups.double,
+    "expected-sarsa": lambda config: backups.expected_sarsa(config.sarsa_epsilon),
+    "persistent": lambda config: backups.persistent(config.persistence),
+    "advantage": lambda config: backups.advantage(config.action_gap),
+    "soft": lambda config: backups.soft(config.temperature),
+    "munchausen": lambda config: backups.munchausen(config.temperature, config.munchausen_alpha),
+}
+if TYPE_CHECKING:
+    BackupName: TypeAlias = str
+    HeadName: TypeAlias = str
+else:  # the names that the command line offers and that `validate` accepts
+    BackupName, HeadName = Literal[tuple(BACKUPS)], Literal[tuple(heads.HEADS)]
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(DeepConfig):
     """Settings of the deep Q learner; `presets.VARIANTS` has those of the papers."""
 
-    backup: Backups = "greedy"  # the target rule
-    head: Heads = "scalar"  # the meaning of the network's output
+    backup: BackupName = "greedy"  # the target rule
+    head: HeadName = "scalar"  # the meaning of the network's output
     dueling: bool = False  # a stream for the value, one for the advantages
     noisy: bool = False  # noise in the weights of the last layers explores; set epsilon to 0 beside it
     num_atoms: int = bounded(51, 1)  # atoms, quantiles, fractions or bins of a distributional head
@@ -127,15 +140,7 @@ def network_variant(config: Config, head: Head) -> dict[str, Any]:
 
 def backup_of(config: Config) -> BackupRule:
     """Returns the backup that the settings name."""
-    return {
-        "greedy": lambda: backups.greedy,
-        "double": lambda: backups.double,
-        "expected-sarsa": lambda: backups.expected_sarsa(config.sarsa_epsilon),
-        "persistent": lambda: backups.persistent(config.persistence),
-        "advantage": lambda: backups.advantage(config.action_gap),
-        "soft": lambda: backups.soft(config.temperature),
-        "munchausen": lambda: backups.munchausen(config.temperature, config.munchausen_alpha),
-    }[config.backup]()
+    return BACKUPS[config.backup](config)
 
 
 def head_of(config: Config) -> Head:
