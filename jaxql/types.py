@@ -213,7 +213,7 @@ class EnvSpec(NamedTuple):
 
 
 class StepResult(NamedTuple, Generic[ArrayT]):
-    """What one step of B envs returns under NEXT_STEP autoreset. Fields are those of `Step`."""
+    """The result of one step of B envs under NEXT_STEP autoreset. Fields are those of `Step`."""
 
     next_obs: Any  # [B, ...]
     reward: ArrayT  # [B] 0 where not valid

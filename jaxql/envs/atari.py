@@ -87,7 +87,7 @@ def check_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _has_type(value: Any, kind: type) -> bool:
-    """Whether `value` is a `kind`: bools are no numbers, and ints are floats."""
+    """Returns whether `value` is a `kind`: bools are no numbers, and ints are floats."""
     if isinstance(value, bool | np.bool_):
         return kind is bool
     return isinstance(value, int | np.integer) and kind is not bool or isinstance(value, float) and kind is float

@@ -16,7 +16,7 @@ SUPPORTED = 'Box, Discrete, {"observation", "action_mask"}, or what gymnasium.sp
 
 
 class Conversion(NamedTuple):
-    """How raw observations become those an agent sees."""
+    """Conversion of raw observations to those that an agent sees."""
 
     convert: Callable[[Any], Any]  # raw batch -> NumPy arrays [B, ...], which share no memory with the env's
     obs: Any  # the result as `jax.ShapeDtypeStruct`s, [B, ...] each

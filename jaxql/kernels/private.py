@@ -24,7 +24,7 @@ def use_private(on: bool) -> None:
 
 
 def private_is_used() -> bool:
-    """Whether private interfaces may be used."""
+    """Returns whether private interfaces may be used."""
     return _state["used"]
 
 

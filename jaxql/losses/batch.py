@@ -1,4 +1,4 @@
-"""What every loss of a batch needs: checked rows, weighted means, legal actions, the output of the action taken."""
+"""The needs of every loss of a batch: checked rows, weighted means, legal actions, the output of the action taken."""
 
 from typing import Any
 
