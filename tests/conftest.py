@@ -1,11 +1,13 @@
 """JAX is the critic: ranks do not broadcast silently, and warnings are errors (pyproject.toml)."""
 
 import os
+import shutil
 import sys
+import tempfile
 
 import jax
-import pytest
-from jax.experimental.compilation_cache import compilation_cache
+
+PROGRAMS = "JAXQL_TEST_PROGRAMS"  # the folder in which the processes of one test run share compiled programs
 
 
 def pytest_addoption(parser):
@@ -17,23 +19,17 @@ def pytest_configure(config):
 
     sys.path.append(".")
     agents.REGISTRY.update({name: agents.entry_of(name) for name in config.getoption("--agent")})
+    if PROGRAMS not in os.environ:
+        os.environ[PROGRAMS] = config.programs = tempfile.mkdtemp(prefix="jaxql-tests-")
+    jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-@pytest.fixture(scope="module")
-def compile_once(tmp_path_factory):
-    """Runs of one module that need the same program share one compilation of it."""
-    options = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in options}
-    for settings in (options, before):
-        for name, value in settings.items():
-            jax.config.update(name, value)
-        compilation_cache.reset_cache()
-        if settings is options:
-            yield
+def pytest_unconfigure(config):
+    if hasattr(config, "programs"):  # this process made it
+        shutil.rmtree(config.programs, ignore_errors=True)
+        del os.environ[PROGRAMS]
 
 
 os.environ["JAXQL_COMPILATION_CACHE"] = "off"  # no test writes into the user's cache folder

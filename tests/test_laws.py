@@ -42,17 +42,19 @@ REPLAY = dict(warmup=20, rounds=50, rollout_length=2)
 # Two compilations of a network round differently; 200 updates apart they may differ by this. Tables: not at all.
 TOLERANCE = 1e-10 if jax.config.jax_enable_x64 else 1e-5
 
-OFTEN = "q-iteration", "q-learning", "dqn", "pqn"  # the others are marked slow
 
+def of(names, often=("dqn", "pqn")):
+    """Parametrises a law by the names of agents; all but those named as `often` are marked slow."""
 
-def of(names):
     def marks(name):
-        return [pytest.mark.float32] * (name == "pqn") + [pytest.mark.slow] * (name not in OFTEN)
+        return [pytest.mark.float32] * (name == "pqn") + [pytest.mark.slow] * (name not in often)
 
     return pytest.mark.parametrize("name", [pytest.param(x, marks=marks(x)) for x in names])
 
 
-every_agent = of(agents.REGISTRY)
+def every_agent(*often):
+    """Every law with every agent; each law often with a few of them, so that all kinds are seen often."""
+    return of(agents.REGISTRY, often)
 
 
 def deep(name):
@@ -112,7 +114,7 @@ def ring_of(state):
     return data if isinstance(data, Ring) else None
 
 
-@every_agent
+@every_agent("dqn", "q-learning")
 def test_host_loop_equals_scan_and_traces_once(name):
     agent, traces = agent_of(name), Counter()
 
@@ -143,7 +145,7 @@ def test_host_loop_equals_scan_and_traces_once(name):
     assert metrics["loss"].shape == (plan["rounds"], settings_of(name).gradient_steps)
 
 
-@every_agent
+@every_agent("dqn", "q-iteration")
 def test_vmapped_equals_alone(name):
     agent, plan = agent_of(name), plan_of(name)
     if name == "qr-dqn" and not jax.config.jax_enable_x64:
@@ -162,7 +164,7 @@ def test_vmapped_equals_alone(name):
     assert gap(alone(keys[0], discounts[0]), alone(keys[1], discounts[0])) > 1e-3
 
 
-@every_agent
+@every_agent("pqn", "q-learning")
 def test_jit_equals_no_jit_and_keeps_structure(name):
     agent = agent_of(name)
     plan = plan_of(name) | dict(rounds=3, warmup=8)
@@ -181,7 +183,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
 
 
 @pytest.mark.float32
-@every_agent
+@every_agent("dqn", "q-iteration")
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name), plan_of(name))[0])
     first, again, other = (run(jax.random.key(seed), hyper_of(name))[0][0].params for seed in (3, 3, 4))
@@ -190,7 +192,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(name):
 
 
 @pytest.mark.float32
-@every_agent
+@every_agent("dqn", "pqn")
 def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     agent = loop.jit_agent(agent_of(name))
     _, start, _ = program(agent, plan_of(name))
@@ -209,7 +211,7 @@ def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
 
 
 @pytest.mark.float32
-@every_agent
+@every_agent("dqn", "pqn", "q-learning", "q-iteration")
 def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
     """An emulator may write its next frame where the last one was."""
     agent = loop.jit_agent(agent_of(name))
@@ -228,7 +230,7 @@ def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
 
 
 @pytest.mark.float32
-@every_agent
+@every_agent("dqn", "pqn")
 def test_resumed_equals_uninterrupted(name, tmp_path):
     """To the last bit, through the files of a checkpoint: a state is all that a learner knows."""
     plan = plan_of(name) | dict(warmup=8, rounds=20)
@@ -283,7 +285,7 @@ def test_a_compiled_loop_copies_no_store(name):
 
 
 @pytest.mark.float32
-@every_agent
+@every_agent("pqn", "q-learning")
 def test_policy_is_greedy_at_zero_and_random_at_one(name):
     agent = agent_of(name)
     (state, env, obs), _ = jax.jit(program(agent, plan_of(name))[0])(jax.random.key(0), hyper_of(name))

@@ -15,8 +15,6 @@ from jaxql.errors import UserError
 from jaxql.lab import checkpoint
 from jaxql.lab.files import read_config
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 # What falls due is no multiple of a round, and resets put the seeds out of step with one another.
 POND = dict(is_slippery=False, desc=["SFF", "FHF", "FFG"])
 LAKE = dict(agent="q-learning", env="FrozenLake-v1", env_args=POND, quiet=True, steps=1_200, num_envs=4,
@@ -35,7 +33,7 @@ def last(run):
 
 
 @pytest.fixture(scope="module")
-def lakes(compile_once, tmp_path_factory):
+def lakes(tmp_path_factory):
     return jaxql.train(**LAKE, seed=4, seeds=3, out=tmp_path_factory.mktemp("runs") / "many")
 
 

@@ -18,8 +18,6 @@ from jaxql.errors import UserError
 from jaxql.lab import checkpoint, evaluation, recorder
 from jaxql.lab.files import read_config
 
-pytestmark = pytest.mark.usefixtures("compile_once")
-
 LAKE = dict(env="FrozenLake-v1", env_args={"is_slippery": False}, quiet=True)
 SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=900, warmup_steps=200, eval_every=400, eval_episodes=3,
                  log_every=200, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
@@ -50,7 +48,7 @@ class Annuity(gym.Env):
 
 
 @pytest.fixture(scope="module")
-def lake(compile_once, tmp_path_factory):
+def lake(tmp_path_factory):
     return jaxql.train("q-learning", **LAKE, out=tmp_path_factory.mktemp("runs") / "lake", seed=3)
 
 
@@ -82,7 +80,7 @@ def test_event_files_hold_the_scalars(lake):
 
 
 def test_the_readme_defines_every_column_of_metrics(lake, tmp_path):
-    text = (Path(recorder.__file__).parent / "README.md").read_text()
+    text = (Path(__file__).parent.parent / "jaxql" / "lab" / "README.md").read_text()
     rows = [f"| `{name}` | {meaning} |" for name, meaning in recorder.COLUMNS.items()]
     head = "| column of `metrics.csv` | definition |\n|---|---|\n"
     assert f"<!-- columns -->\n{head}" + "\n".join(rows) + "\n<!-- end -->\n" in text
