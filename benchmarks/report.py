@@ -57,14 +57,16 @@ def atari() -> str:
         rows.append([game.name, "random actions", "", "", "", "", _games(random)])
         for folder in sorted(path for path in game.iterdir() if path.is_dir()):
             record, metrics = read_config(folder), read_metrics(folder)
-            seconds = np.loadtxt(folder / "timing.csv", delimiter=",", skiprows=1)[-1, 1]
+            timing = folder / "timing.csv"  # not there of runs that shared the machine with other work
+            again = ", again" if folder.name.endswith("again") else ""
+            minutes = np.loadtxt(timing, delimiter=",", skiprows=1)[-1, 1] / 60 if timing.exists() else None
             rows.append(
                 [
                     game.name,
-                    f"`{record['config']['agent']}`, seed {record['config']['seed']}",
+                    f"`{record['config']['agent']}`, seed {record['config']['seed']}" + again,
                     f"{metrics['env_steps'][-1]:,.0f}",
                     f"{metrics['updates'][-1]:,.0f}",
-                    f"{seconds / 60:.1f}",
+                    "" if minutes is None else f"{minutes:.1f}",
                     f"{np.nanmax(metrics['eval_return' if 'eval_return' in metrics else 'test_return']):.2f}",
                     _games(json.loads((folder / "evaluation.json").read_text())),
                 ]
@@ -85,7 +87,7 @@ def headline() -> str:
         return [f"`{agent}`, {env}", said, span([row["env_steps"] / 1e3 for row in found], "{:.0f}k"), f(found)]
 
     pong = [path for path in sorted((RESULTS / "atari" / "PongNoFrameskip-v4").iterdir()) if path.is_dir()]
-    pong = [path for path in pong if read_config(path)["config"]["agent"] == "dqn"]
+    pong = [path for path in pong if path.name in ("dqn-seed0", "dqn-seed1", "dqn-seed2")]
     means = [json.loads((path / "evaluation.json").read_text())["mean"] for path in pong]
     steps = [read_metrics(path)["env_steps"][-1] / 1e3 for path in pong]
     return table(
