@@ -1,5 +1,6 @@
 """Atari envs: Gymnasium's pixels, raw scores of full games, rows that are functions of seeds and actions."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -174,6 +175,21 @@ def test_the_watchdog_ends_what_hangs():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.returncode == 70 and "has not answered for 1 s" in done.stderr and "in _step_env" in done.stderr
+
+
+def test_the_watchdog_spares_a_process_that_was_suspended():
+    program = (
+        "import time; from jaxql.envs.atari import Watchdog\n"
+        "with Watchdog(0.8):\n"
+        "    print('within', flush=True)\n"
+        "    time.sleep(0.3); time.sleep(0.3)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"within\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(timeout=60) == 0
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ class Watchdog:
     `faulthandler.dump_traceback_later` would start a new thread at every step.
 
     Args:
-      seconds: the longest that the body of `with watchdog:` may take.
+      seconds: the longest that the body of `with watchdog:` may take. Time in which the whole process is suspended does
+        not count.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -125,9 +126,12 @@ class Watchdog:
         self._closed.set()
 
     def _watch(self) -> None:
-        while not self._closed.wait(min(1.0, self._seconds / 4)):
+        interval, before, waited = min(1.0, self._seconds / 4), None, 0.0
+        while not self._closed.wait(interval):  # counted, for a clock runs on while the whole process is suspended
             since = self._since
-            if since is not None and time.monotonic() - since > self._seconds:
+            waited = waited + interval if since is not None and since == before else 0.0
+            before = since
+            if waited > self._seconds:
                 print(f"jaxql: the Atari emulator has not answered for {self._seconds:g} s; leaving", file=sys.stderr)
                 faulthandler.dump_traceback(file=sys.__stderr__ or 2)
                 os._exit(70)
