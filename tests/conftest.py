@@ -22,7 +22,7 @@ def pytest_configure(config):
     if PROGRAMS not in os.environ:
         os.environ[PROGRAMS] = config.programs = tempfile.mkdtemp(prefix="jaxql-tests-")
     jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # storing small ones costs more
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
