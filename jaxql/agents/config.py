@@ -7,6 +7,8 @@ from typing import Any
 
 from jaxql.errors import UserError
 
+LARGEST_INT, LARGEST_FLOAT = 2**31 - 1, 3.4e38  # of int32 and float32, in which compiled programs hold settings
+
 
 def bounded(default: Any, low: float, high: float = math.inf) -> Any:
     """Returns a dataclass field with this default whose value must lie in [low, high]; `validate` checks it."""
@@ -48,10 +50,13 @@ def validate(config: Any) -> None:
 
 
 def _validate_number(field: dataclasses.Field, value: Any, kind: type) -> None:
-    low, high = field.metadata.get("range", (-math.inf, math.inf))
-    right = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-    if not right or math.isnan(value) or ("range" in field.metadata and math.isinf(value)):
-        raise UserError(f"{field.name} is {value!r}; it must be a {'whole' if kind is int else 'finite'} number")
+    whole, (low, high) = kind is int, field.metadata.get("range", (-math.inf, math.inf))
+    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if right and not whole:
+        right = value == value and ("range" not in field.metadata or abs(value) <= LARGEST_FLOAT)
+    if not right:
+        raise UserError(f"{field.name} is {value!r}; it must be a {'whole' if whole else 'finite'} number")
+    high = min(high, LARGEST_INT) if whole else high
     if not low <= value <= high:
-        bound = f"at least {low}" + (f" and at most {high}" if high < math.inf else "")
-        raise UserError(f"{field.name} is {value}; it must be {bound}")
+        known = high < (LARGEST_INT if whole and value < low else math.inf)
+        raise UserError(f"{field.name} is {value}; it must be at least {low}" + f" and at most {high}" * known)

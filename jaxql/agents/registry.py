@@ -87,10 +87,12 @@ def entry_of(name: str) -> AgentEntry:
 
 def _imported(name: str) -> AgentEntry:
     module, _, attribute = name.partition(":")
+    if not attribute.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(f'"{name}" is not MODULE:ENTRY, as in my_agents:ENTRY')
     try:
         entry = getattr(importlib.import_module(module), attribute, None)
-    except ImportError as error:
-        raise UserError(f"{name}: {error}") from error
+    except Exception as error:  # whatever the module raises
+        raise UserError(f"{name}: {type(error).__name__}: {error}") from error
     if not isinstance(entry, AgentEntry):
         raise UserError(f"{name} is {type(entry).__name__}; an agent from outside is a jaxql.AgentEntry")
     return entry

@@ -8,22 +8,35 @@ import importlib
 import os
 import sys
 
+from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
 from jaxql.errors import UserError, nearest
 
 COMMANDS = ("train", "evaluate", "record")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command and returns its exit code: 0, 2 after one line on what was wrong, 130 if interrupted."""
+    """Runs a command and returns its exit code: 0, 2 after one line on what was wrong, 130 if interrupted.
+
+    A reader of standard output that is gone, as in `| head`, ends nothing and is no error.
+    """
+    open_closed_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     try:
-        return _run(argv)
+        code = _run(argv)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return 0
     except UserError as error:
-        print("jaxql: " + " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return complain(str(error), 2)
     except KeyboardInterrupt:
-        print("jaxql: interrupted", file=sys.stderr)
-        return 130
+        return complain("interrupted", 130)
+    except OSError as error:
+        if error.filename is not None:  # of a file, not of standard output
+            raise
+        return complain(f"standard output: {error.strerror}", 2)
+    finally:
+        discard_broken_output()
 
 
 def _run(argv: list[str]) -> int:

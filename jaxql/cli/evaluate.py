@@ -24,9 +24,10 @@ def run(argv: list[str]) -> int:
     given = parse(Options, argv, "evaluate RUN")
     require_at_least(1, episodes=given.episodes)
     require_at_least(0, seed=given.seed)
-    from jaxql.lab.machine import cache_compilations
+    from jaxql.lab.machine import cache_compilations, check_device
     from jaxql.lab.runs import open_run
 
+    check_device()
     cache_compilations()
     summary = open_run(folder).evaluate(given.episodes, given.seed).summary()
     line = (

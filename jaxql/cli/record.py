@@ -23,9 +23,10 @@ def run(argv: list[str]) -> int:
     given = parse(Options, argv, "record RUN")
     require_at_least(1, episodes=given.episodes)
     require_at_least(0, seed=given.seed)
-    from jaxql.lab.machine import cache_compilations
+    from jaxql.lab.machine import cache_compilations, check_device
     from jaxql.lab.runs import open_run
 
+    check_device()
     cache_compilations()
     result = open_run(folder).record(given.out, given.seed, given.episodes)
     returns = ", ".join(f"{return_:g}" for return_ in result["returns"])

@@ -2,10 +2,12 @@
 
 import ast
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from jaxql.agents.registry import REGISTRY, entry_of
 from jaxql.cli.options import parse, split_subject, value_of
+from jaxql.cli.streams import discard_broken_output
 from jaxql.errors import UserError
 
 SYNTAX = "train AGENT --env ENV"
@@ -33,8 +35,9 @@ def run(argv: list[str]) -> int:
     env, preset = value_of(argv, "--env"), value_of(argv, "--preset")
     if env is None and not {"-h", "--help"} & set(argv):
         raise UserError(f"--env is missing: jaxql train {name} --env ENV; see jaxql train --help")
-    from jaxql.lab.machine import cache_compilations, keep_freed_memory
+    from jaxql.lab.machine import cache_compilations, check_device, keep_freed_memory
 
+    check_device()
     keep_freed_memory()
     cache_compilations()
     from jaxql import envs
@@ -42,7 +45,7 @@ def run(argv: list[str]) -> int:
 
     defaults = settings(entry_of(name), envs.identify(env)[0] if env else "", preset)
     given = parse(_with_settings(*defaults), argv, f"train {name}")
-    env_args = dict(_env_arg(word) for word in given.env_arg)
+    env_args = _env_args(given.env_arg)
     from jaxql.lab.training import train
 
     done = train(
@@ -56,6 +59,7 @@ def run(argv: list[str]) -> int:
         init_from=given.init_from,
         **_changes(given, *defaults),
     )
+    discard_broken_output()  # a run has not failed because nobody read its lines
     return 130 if any(each.interrupted for each in (done if isinstance(done, list) else [done])) else 0
 
 
@@ -82,12 +86,17 @@ def _changes(given: Any, algorithm: Any, run: Any) -> dict[str, Any]:
     }
 
 
-def _env_arg(word: str) -> tuple[str, Any]:
-    """Returns (key, value) of "KEY=VALUE"; the value is a Python literal or a string."""
-    key, equals, value = word.partition("=")
-    if not equals or not key.isidentifier():
-        raise UserError(f'--env-arg "{word}" is not KEY=VALUE, as in --env-arg is_slippery=False')
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
+def _env_args(words: Sequence[str]) -> dict[str, Any]:
+    """Returns the arguments that words "KEY=VALUE" give; a value is a Python literal or else a string."""
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.isidentifier():
+            raise UserError(f'--env-arg "{word}" is not KEY=VALUE, as in --env-arg is_slippery=False')
+        if key in values:
+            raise UserError(f"--env-arg gives {key} twice; give each argument of the env once")
+        try:
+            values[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            values[key] = value
+    return values

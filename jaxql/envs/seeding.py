@@ -14,10 +14,10 @@ def check_seed(seed: Any) -> int:
     """Returns `seed` as an int.
 
     Raises:
-      UserError: it is not a whole number, 0 or greater.
+      UserError: it is not a whole number from 0 to 2**32 - 1, the numbers of which JAX makes different keys.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise UserError(f"seed={seed!r}: a seed is a whole number, 0 or greater")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise UserError(f"seed={seed!r}: a seed is a whole number, 0 or greater and below 2**32")
     return int(seed)
 
 

@@ -1,6 +1,7 @@
 """Full episodes with a policy, apart from training."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql.errors import UserError
+from jaxql.lab.cards import html_card, text_card
 from jaxql.lab.environments import Env, is_compiled
 from jaxql.types import MDP, Agent, Array
 
@@ -37,6 +39,23 @@ class Evaluation(NamedTuple):
             "capped": int(np.sum(self.capped)),
             "step_cap": STEP_CAP,
         }
+
+    def card(self) -> tuple[str, dict[str, str]]:
+        """Returns (title, rows) of the summary, for people."""
+        numbers = self.summary()
+        error = numbers["std"] / math.sqrt(len(self.returns))
+        return f"{numbers['episodes']} episodes ({self.distinct} distinct)", {
+            "mean return": f"{numbers['mean']:.2f} +- {error:.2f} (standard error)",
+            "range": f"{numbers['min']:g} to {numbers['max']:g}",
+            "mean length": f"{numbers['mean_length']:.1f}",
+            "cut at a step limit": str(numbers["capped"]),
+        }
+
+    def __repr__(self) -> str:
+        return text_card(*self.card())
+
+    def _repr_html_(self) -> str:
+        return html_card(*self.card())
 
 
 class Rows(NamedTuple):

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxql.errors import UserError
 
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
+WORTH_SAYING = 0.25  # of the free memory
 CACHE_SWITCH = "JAXQL_COMPILATION_CACHE"  # environment variable: a folder, or "off"
 
 
@@ -30,6 +31,15 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return all(mallopt(*option) for option in ((M_ARENA_MAX, 1), (M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1)))
+
+
+def check_device() -> None:
+    """Raises UserError, one line, if JAX cannot start on the device that it was told to use."""
+    try:
+        jax.devices()
+    except Exception as error:  # RuntimeError or AssertionError, by version and device
+        wanted = os.environ.get("JAX_PLATFORMS", "")
+        raise UserError(f'JAX cannot start on JAX_PLATFORMS="{wanted}": install jax for it, or unset it') from error
 
 
 def cache_compilations() -> Path | None:
@@ -67,7 +77,7 @@ def _kind_of_cpu() -> str:
 
 
 def memory_report(shapes: Any, seeds: int) -> str:
-    """Returns a line on the memory that the states of the agents take.
+    """Returns a line on the memory that the states of the agents take, or "" where it is a small part of what is free.
 
     Args:
       shapes: the state of one agent, leaves with `shape` and `dtype`.
@@ -81,6 +91,8 @@ def memory_report(shapes: Any, seeds: int) -> str:
     if free is not None and needed > free / 1e9:
         lower = "capacity" if seeds == 1 else "capacity or seeds"
         raise UserError(f"this needs {needed:.1f} GB and {free / 1e9:.1f} GB are free; lower {lower}")
+    if free is not None and needed < WORTH_SAYING * free / 1e9:
+        return ""
     whose = "the agent's state" if seeds == 1 else f"the states of {seeds} agents"
     line = f"memory: {needed:.2f} GB for {whose}, {stored:.2f} GB of it for stored rows"
     return line if free is None else f"{line}; {free / 1e9:.1f} GB are free"

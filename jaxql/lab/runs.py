@@ -1,6 +1,7 @@
 """Finished runs: their folders, and what can be done with them."""
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from jaxql import agents, loop
 from jaxql.agents.state import State, hyper_of
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
+from jaxql.lab.cards import html_card, text_card
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.evaluation import Evaluation, evaluate
 from jaxql.lab.files import read_config, read_metrics
@@ -19,7 +21,7 @@ from jaxql.lab.settings import RunSettings, settings as resolve
 from jaxql.types import Agent
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Run:
     """A finished run. Fields that are None are not known of a run that was opened."""
 
@@ -40,6 +42,32 @@ class Run:
     def metrics(self) -> dict[str, np.ndarray]:
         """The columns of metrics.csv; see `jaxql.lab.files.read_metrics`."""
         return read_metrics(self.folder)
+
+    def card(self) -> tuple[str, dict[str, str]]:
+        """Returns (title, rows) of what is known of the run, for people."""
+        try:
+            record = read_config(self.folder)["config"]
+            title = f"{record['agent']} on {record['env']}, seed {record['seed']}"
+        except (UserError, KeyError):  # the folder was moved or changed since
+            title = f"a run on {self.make_env.id}"
+        rows = {}
+        if self.solved is not None and self.settings is not None and self.settings.solved_at != math.inf:
+            rows["solved"] = "yes" if self.solved else "no"
+        if self.env_steps is not None:
+            rows["env steps"] = f"{self.env_steps:,}"
+        if self.seconds is not None:
+            rows["seconds"] = f"{self.seconds:.1f}"
+        if self.best_score is not None:
+            rows["best mean return"] = f"{self.best_score:.2f}"
+        if self.interrupted:
+            rows["interrupted"] = "yes"
+        return title, rows | {"folder": str(self.folder)}
+
+    def __repr__(self) -> str:
+        return text_card(*self.card())
+
+    def _repr_html_(self) -> str:
+        return html_card(*self.card())
 
     def best_params(self) -> Any:
         """Returns the parameters of the best checkpoint."""

@@ -4,8 +4,9 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from jaxql.agents import presets
 from jaxql.agents.config import bounded, validate
-from jaxql.agents.registry import AgentEntry
+from jaxql.agents.registry import REGISTRY, AgentEntry
 from jaxql.errors import UserError, nearest
 
 
@@ -13,7 +14,7 @@ from jaxql.errors import UserError, nearest
 class RunSettings:
     """The settings of a run that every agent shares."""
 
-    steps: int = bounded(50_000, 1)  # env steps after which the run ends, solved or not
+    steps: int = bounded(50_000, 1, 2_000_000_000)  # env steps after which the run ends, solved or not
     log_every: int = bounded(1_000, 1)  # env steps between rows of metrics.csv
     checkpoint_every: int = bounded(10_000, 1)  # env steps between writes of the last checkpoint
     eval_every: int = bounded(5_000, 1)  # env steps between evaluations
@@ -55,6 +56,16 @@ def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **change
     validate(config)
     validate(run)
     return config, run
+
+
+def same_settings(name: str, env_id: str, preset: str | None = None, **changes: Any) -> list[str]:
+    """Returns the other names of the deep Q learner that stand for the same settings on this env."""
+    names = ("dqn", *presets.VARIANTS)
+    if name not in names:
+        return []
+    own = settings(REGISTRY[name], env_id, preset, **changes)
+    others = [each for each in names if each != name and preset in (None, *REGISTRY[each].presets)]
+    return [each for each in others if settings(REGISTRY[each], env_id, preset, **changes) == own]
 
 
 def changed_settings(config: Any, run: RunSettings) -> str:

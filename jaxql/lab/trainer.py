@@ -185,6 +185,7 @@ class Trainer:
 
     def finish(self) -> list[Run]:
         """Shows the closing lines and returns the Runs in order of their seeds."""
+        self.progress.end()
         for seed, recorder in zip(self.seeds, self.recorders, strict=True):
             for line in recorder.closing_lines:
                 self.progress.note(f"seed {seed}: {line}" if self.many else line)

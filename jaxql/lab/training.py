@@ -20,7 +20,7 @@ from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.machine import memory_report
 from jaxql.lab.progress import Progress
 from jaxql.lab.runs import Run, load_params
-from jaxql.lab.settings import changed_settings, settings as resolve
+from jaxql.lab.settings import changed_settings, same_settings, settings as resolve
 from jaxql.lab.trainer import Trainer
 from jaxql.types import Agent, Network
 
@@ -102,7 +102,8 @@ def train(
         kernels.forget_notes()
         shapes = jax.eval_shape(one.init, jax.random.key(seed), made.spec.obs, hyper_of(config))
         needed = memory_report(shapes, seeds)
-        lines = (*make_env.notes, *kernels.notes(), changed_settings(config, run_settings), needed)
+        twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
+        lines = (*make_env.notes, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
         initial = load_params(init_from, shapes.params) if init_from else None
         folders = _folders(out, name, make_env.id, every)
         with contextlib.ExitStack() as stack:
@@ -110,9 +111,10 @@ def train(
                 stack.enter_context(RunFiles(folder, record | {"seed": each}))
                 for folder, each in zip(folders, every, strict=True)
             ]
-            progress = stack.enter_context(Progress(run_settings.steps, quiet=quiet))
-            for line in lines:
+            progress = stack.enter_context(Progress(run_settings.steps, best_lines=seeds == 1, quiet=quiet))
+            for line in filter(None, lines):
                 progress.note(line)
+            progress.starting("compiling, and filling the replay" if config.warmup_steps else "compiling")
             trainer = Trainer(one, config, run_settings, made, make_env, files, progress, callback, every)
             runs = trainer.run(initial)
             return runs if seeds > 1 else runs[0]
