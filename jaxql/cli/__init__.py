@@ -11,7 +11,7 @@ import sys
 from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
 from jaxql.errors import UserError, nearest
 
-COMMANDS = ("train", "evaluate", "record")
+COMMANDS = ("train", "evaluate", "record", "runs", "compare", "plot")
 
 
 def main(argv: list[str] | None = None) -> int:

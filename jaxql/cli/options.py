@@ -49,6 +49,35 @@ def split_subject(
     return argv[0], argv[1:]
 
 
+def parse_words(options: type[Options], argv: list[str], command: str, words: str) -> tuple[list[str], Options]:
+    """Returns the words that belong to no flag, wherever they stand, and the options. With --help it prints help.
+
+    Args:
+      options: a dataclass; its comments become help.
+      argv: the words behind the command.
+      command: as in "runs".
+      words: how help names them: "RUN ...", or in brackets where none is needed.
+
+    Raises:
+      UserError: a word is needed and missing, or as `parse`.
+    """
+    booleans = [field.name for field in dataclasses.fields(options) if field.type is bool]  # type: ignore[arg-type]
+    switches = {f"--{prefix}{name}" for name in booleans for prefix in ("", "no-")} | {"--help"}
+    found, rest, left = [], [], list(argv)
+    while left:
+        word = left.pop(0)
+        if not word.startswith("-"):
+            found.append(word)
+            continue
+        rest.append(word)
+        if left and word.startswith("--") and "=" not in word and word not in switches:
+            rest.append(left.pop(0))
+    given = parse(options, rest, f"{command} {words}")
+    if not found and not words.startswith("["):
+        raise UserError(f"{words.split()[0]} is missing: jaxql {command} {words}; see jaxql {command} --help")
+    return found, given
+
+
 def value_of(argv: list[str], flag: str) -> str | None:
     """Returns the last value of a flag in `argv`, or None.
 
