@@ -103,18 +103,17 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
     if not isinstance(config, dict) or not all(isinstance(config.get(name), str) for name in ("agent", "env")):
         raise UserError(f"{folder / 'config.json'} names no agent and env: it is not of a run")
     env_args, settings = (_dict(config.get(name)) for name in ("env_args", "settings"))
-    metrics, timing = _numbers(folder / "metrics.csv"), {}
-    if (folder / "timing.csv").exists():
-        timing = _numbers(folder / "timing.csv")
-    result, best, last = (
-        _read_json(path) if path.exists() else {}
-        for path in (folder / "result.json", folder / "checkpoints" / "best.json", folder / "checkpoints" / "last.json")
+    metrics, timing = _table(folder / "metrics.csv"), _table(folder / "timing.csv", optional=True)
+    result = _read_json(folder / "result.json", optional=True)
+    best, last = (
+        _dict(_read_json(folder / "checkpoints" / name, optional=True).get("metadata"))
+        for name in ("best.json", "last.json")
     )
-    best, last = _dict(best.get("metadata")), _dict(last.get("metadata"))
-    steps = [*metrics.get("env_steps", ())[-1:], *(each["env_steps"] for each in (best, last) if "env_steps" in each)]
-    env_steps = result.get("env_steps", int(max(steps)) if steps else None)
-    solved = result.get("solved", _solved(settings, metrics)) if math.isfinite(_number(settings, "solved_at")) else None
-    finished = result.get("finished", _finished(settings, env_steps, solved))
+    known = [_number(each, "env_steps") for each in (result, best, last)] + list(metrics.get("env_steps", ())[-1:])
+    env_steps = max((int(steps) for steps in known if math.isfinite(steps)), default=None)
+    goal = _number(settings, "solved_at")
+    solved = _truth(result, "solved", _solved(settings, metrics)) if math.isfinite(goal) else None
+    score = next((x for x in (_number(result, "best_score"), _number(best, "score")) if math.isfinite(x)), None)
     return RunRecord(
         folder,
         {name: config.get(name) for name in IDENTITY},
@@ -123,9 +122,9 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         commit=_dict(content.get("git")).get("commit"),
         began=datetime.datetime.fromtimestamp((folder / "config.json").stat().st_mtime),
         env_steps=env_steps,
-        best_score=_best_score(result.get("best_score", best.get("score")), metrics),
+        best_score=_highest(metrics) if score is None else score,
         solved=solved,
-        finished=finished,
+        finished=_truth(result, "finished", _finished(settings, env_steps, solved)),
         metrics=metrics,
         seconds=_seconds(metrics, timing),
     )
@@ -255,7 +254,10 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"([0-9]+)", name) if part]
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
+    """Returns a JSON object; of an optional file that is not there, an empty one."""
+    if optional and not path.exists():
+        return {}
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:
@@ -267,12 +269,17 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _numbers(path: Path) -> dict[str, np.ndarray]:
-    """Returns the columns of a table of numbers. Raises UserError where one is text."""
+def _table(path: Path, optional: bool = False) -> dict[str, np.ndarray]:
+    """Returns the columns of a table of numbers, a row an env step. Of an optional file that is not there, none."""
+    if optional and not path.exists():
+        return {}
     columns = read_table(path)
     for name, column in columns.items():
         if column.dtype.kind != "f":
             raise UserError(f'{path} is damaged: column "{name}" holds a value that is not a number')
+    steps = columns.get("env_steps", np.array([math.nan] if columns else []))
+    if not np.all(np.isfinite(steps)) or np.any(np.diff(steps) < 0):
+        raise UserError(f'{path} is damaged: column "env_steps" is missing, has gaps or decreases')
     return columns
 
 
@@ -281,9 +288,15 @@ def _dict(value: Any) -> dict[str, Any]:
 
 
 def _number(values: dict[str, Any], name: str) -> float:
-    """Returns a number of the settings, NaN where there is none."""
+    """Returns a number, NaN where there is none."""
     value = values.get(name)
     return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _truth(values: dict[str, Any], name: str, otherwise: bool | None) -> bool | None:
+    """Returns a boolean, `otherwise` where there is none."""
+    value = values.get(name)
+    return value if isinstance(value, bool) else otherwise
 
 
 def _solved(settings: dict[str, Any], metrics: dict[str, np.ndarray]) -> bool:
@@ -302,10 +315,8 @@ def _finished(settings: dict[str, Any], env_steps: int | None, solved: bool | No
     return env_steps >= steps or bool(solved and settings.get("stop_when_solved"))
 
 
-def _best_score(score: Any, metrics: dict[str, np.ndarray]) -> float | None:
-    """Returns the score of the best checkpoint, or else the highest return in metrics.csv."""
-    if isinstance(score, int | float) and math.isfinite(score):
-        return float(score)
+def _highest(metrics: dict[str, np.ndarray]) -> float | None:
+    """Returns the highest return of an evaluation, or of training without one."""
     for name in ("eval_return", "return_mean"):
         values = metrics.get(name, np.zeros(0))
         if np.any(np.isfinite(values)):

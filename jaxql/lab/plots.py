@@ -146,7 +146,7 @@ def draw_intervals(comparison: Comparison, label: str) -> Figure:
             if estimate.low is not None and estimate.high is not None:
                 panel.barh(place, estimate.high - estimate.low, left=estimate.low, height=0.6, color=colour, alpha=0.5)
             panel.plot([estimate.value] * 2, [place - 0.3, place + 0.3], color="black", linewidth=1.5)
-        title = "optimality gap (lower is better)" if name == "optimality_gap" else STATISTICS[name]
+        title = "gap (lower is better)" if name == "optimality_gap" else STATISTICS[name]
         panel.set(title=title, yticks=range(len(groups)), yticklabels=groups, ylim=(len(groups) - 0.5, -0.5))
         panel.grid(axis="x", alpha=0.3)
         panel.use_sticky_edges = False
