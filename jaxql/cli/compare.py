@@ -38,8 +38,6 @@ def run(argv: list[str]) -> int:
 
     runs, notes = chosen_runs(folders, given.where)
     result = compare(grouped(runs, given.by), given.score, given.scale, given.threshold, given.resamples, given.seed)
-    for note in notes + result.notes:
-        print(f"jaxql: {note}", file=sys.stderr)
     for name in given.out:
         text = to_csv(result.estimates) if name.endswith(".csv") else to_latex(result.estimates)
         try:
@@ -47,5 +45,7 @@ def run(argv: list[str]) -> int:
                 file.write(text)
         except OSError as error:
             raise UserError(f"cannot write {name}: {error.strerror or error}") from error
+    for note in notes + result.notes:
+        print(f"jaxql: {note}", file=sys.stderr)
     print(to_text(result.estimates), end="")
     return 0

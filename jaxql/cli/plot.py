@@ -47,8 +47,8 @@ def run(argv: list[str]) -> int:
         label = f"{given.score} return{scale}"
         draw = plots.draw_profiles if given.kind == "profiles" else plots.draw_intervals
         figure = draw(comparison, label)
+    plots.save_figure(figure, path)
     for note in notes:
         print(f"jaxql: {note}", file=sys.stderr)
-    plots.save_figure(figure, path)
     print(f"{path}: {given.kind} of {len(runs)} runs in {len(groups)} groups")
     return 0

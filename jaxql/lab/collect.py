@@ -303,7 +303,8 @@ def _solved(settings: dict[str, Any], metrics: dict[str, np.ndarray]) -> bool:
     """Returns whether a row of metrics.csv meets the run's rule; see `jaxql.lab.recorder`."""
     values = metrics.get("eval_return", np.zeros(0))
     if settings.get("solved_by") == "training":
-        values = metrics.get("return_mean", np.zeros(0))[metrics.get("episodes", np.zeros(0)) >= 100]
+        values = metrics.get("return_mean", np.zeros(0))
+        values = values[metrics.get("episodes", np.zeros(values.shape)) >= 100]
     goal = _number(settings, "solved_at")
     return bool(np.any(values > goal if settings.get("solved_strictly") else values >= goal))
 
