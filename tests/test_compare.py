@@ -84,6 +84,7 @@ def test_atari_games_together_are_human_normalised(tmp_path):
     assert value(result, "ALE/Pong-v5", "dqn", "mean").value == pytest.approx((14.6 - 20.7) / 2), "raw alone"
     alone = compared(tmp_path / "ALE-Pong-v5", scale="human")
     assert value(alone, "ALE/Pong-v5", "dqn", "mean").value == pytest.approx(0.5)
+    assert "all 2 envs, human-normalised\n" in to_text(result.estimates)
 
 
 def test_other_envs_together_are_scaled_to_what_was_reached(tmp_path):
@@ -164,8 +165,10 @@ def test_the_command(tmp_path, capsys):
     argv = ["compare", str(tmp_path / "runs"), "--by", "agent", "--out", str(table), "--out", str(latex)]
     assert cli.main(argv) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("FrozenLake-v1\n") and "pairs\n" in out and not err
-    assert table.read_text().startswith("env,group,versus,statistic,value,low,high,runs\n")
+    assert (
+        out.startswith("final return of a run, [95 %") and "\nFrozenLake-v1\n" in out and "pairs\n" in out and not err
+    )
+    assert table.read_text().startswith("env,scale,group,versus,statistic,value,low,high,runs\n")
     assert r"\toprule" in latex.read_text()
     assert cli.main(["compare", "--where", "agent=dqn", str(tmp_path / "runs")]) == 0
     assert "pqn" not in capsys.readouterr().out

@@ -47,5 +47,6 @@ def run(argv: list[str]) -> int:
             raise UserError(f"cannot write {name}: {error.strerror or error}") from error
     for note in notes + result.notes:
         print(f"jaxql: {note}", file=sys.stderr)
+    print(f"{given.score} return of a run, [95 % stratified bootstrap interval, {given.resamples} resamples]\n")
     print(to_text(result.estimates), end="")
     return 0

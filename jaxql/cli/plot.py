@@ -32,7 +32,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--metric is of curves; {given.kind} draw scores: choose with --score")
     from jaxql.lab import plots
     from jaxql.lab.collect import chosen_runs, grouped
-    from jaxql.lab.compare import compare
+    from jaxql.lab.compare import SCALES, compare
 
     path = given.out or f"{given.kind}.png"
     plots.check_plotting(path)
@@ -43,8 +43,7 @@ def run(argv: list[str]) -> int:
     else:
         comparison = compare(groups, given.score, given.scale)
         notes += comparison.notes
-        scale = {"raw": "", "human": ", human-normalised", "minmax": ", 0 lowest, 1 highest"}[comparison.scale]
-        label = f"{given.score} return{scale}"
+        label = f"{given.score} return{SCALES[comparison.scale]}"
         draw = plots.draw_profiles if given.kind == "profiles" else plots.draw_intervals
         figure = draw(comparison, label)
     plots.save_figure(figure, path)

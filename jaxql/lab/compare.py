@@ -18,6 +18,7 @@ from jaxql.lab.human_scores import human_scores
 Score = Literal["final", "best", "auc"]
 Scale = Literal["auto", "raw", "human", "minmax"]
 STATISTICS = {"iqm": "IQM", "median": "median", "mean": "mean", "optimality_gap": "gap"}
+SCALES = {"raw": "", "human": ", human-normalised", "minmax": ", 0 the lowest score and 1 the highest"}
 PAIR_STATISTICS = {
     "probability_of_improvement": "P(X > Y)",
     "difference": "difference of means",
@@ -33,6 +34,7 @@ class Estimate:
     """A statistic of a group's runs, or of two groups' runs, with its bootstrap interval."""
 
     env: str  # "all N envs" of an aggregate over several
+    scale: str  # of the scores: raw, human or minmax
     group: str
     versus: str | None  # the second group
     statistic: str
@@ -133,7 +135,7 @@ def compare(
     def estimates(place: slice, chosen: str, name: str) -> list[Estimate]:
         scores = _scaled({label: each[:, place] for label, each in raw.items()}, chosen, [ids[e] for e in envs[place]])
         gap_to = threshold if threshold is not None else (raw_threshold if chosen == "raw" else 1.0)
-        return _aggregates(scores, name, gap_to, resamples, seed)
+        return _aggregates(scores, name, chosen, gap_to, resamples, seed)
 
     found: list[Estimate] = []
     for i, env in enumerate(envs):
@@ -142,7 +144,7 @@ def compare(
     if len(envs) > 1:
         found += estimates(slice(None), together, scope)
     scores = _scaled(raw, together, [ids[env] for env in envs])
-    found += _pairs(scores, scope, resamples, seed)
+    found += _pairs(scores, scope, together, resamples, seed)
     if any(estimate.low is None for estimate in found if not estimate.statistic.startswith("seeds")):
         notes.append("no interval where a group has one run on an env: train more seeds")
     return Comparison(found, scores, together, scope, notes)
@@ -236,18 +238,20 @@ def _scaled(scores: dict[str, np.ndarray], scale: str, ids: Sequence[str]) -> di
     return {label: statistics.normalise(each, low, high) for label, each in scores.items()}
 
 
-def _aggregates(scores: dict[str, np.ndarray], env: str, threshold: float, resamples: int, seed: int) -> list[Estimate]:
+def _aggregates(
+    scores: dict[str, np.ndarray], env: str, scale: str, threshold: float, resamples: int, seed: int
+) -> list[Estimate]:
     functions: dict[str, Statistic] = {"iqm": statistics.iqm, "median": statistics.median, "mean": statistics.mean}
     if math.isfinite(threshold):
         functions["optimality_gap"] = lambda each: statistics.optimality_gap(each, threshold)
     return [
-        Estimate(env, label, None, *estimate, _runs(matrix))
+        Estimate(env, scale, label, None, *estimate, _runs(matrix))
         for label, matrix in scores.items()
         for estimate in _estimated(functions, matrix, resamples=resamples, seed=seed)
     ]
 
 
-def _pairs(scores: dict[str, np.ndarray], env: str, resamples: int, seed: int) -> list[Estimate]:
+def _pairs(scores: dict[str, np.ndarray], env: str, scale: str, resamples: int, seed: int) -> list[Estimate]:
     """Returns the comparisons of every pair of groups, the one with the higher mean first."""
     functions: dict[str, Statistic] = {
         "probability_of_improvement": statistics.probability_of_improvement,
@@ -260,7 +264,7 @@ def _pairs(scores: dict[str, np.ndarray], env: str, resamples: int, seed: int) -
         rows = _estimated(functions, x, y, resamples=resamples, seed=seed)
         needed, have = statistics.seeds_needed(x, y), min(_fewest(x), _fewest(y))
         rows += [("seeds_needed", needed, None, None), ("seeds_missing", needed - min(have, needed), None, None)]
-        found += [Estimate(env, first, second, *row, _runs(x)) for row in rows]
+        found += [Estimate(env, scale, first, second, *row, _runs(x)) for row in rows]
     return found
 
 
@@ -289,11 +293,12 @@ def _runs(scores: np.ndarray) -> int:
 
 
 def _tabulated(estimates: Sequence[Estimate], names: Sequence[str], latex: bool = False) -> dict[str, list[list[str]]]:
-    """Returns, by env, rows of group, number of runs and a cell for each statistic."""
+    """Returns, by title, rows of group, number of runs and a cell for each statistic."""
     tables: dict[str, dict[str, dict[str, Estimate]]] = {}
     for estimate in estimates:
         if estimate.versus is None:
-            of_group = tables.setdefault(estimate.env, {}).setdefault(estimate.group, {})
+            title = estimate.env + SCALES[estimate.scale]
+            of_group = tables.setdefault(title, {}).setdefault(estimate.group, {})
             of_group[estimate.statistic] = estimate
     return {
         env: [

@@ -30,8 +30,9 @@ COLOURS = (
 )  # Okabe and Ito, colour-blind safe
 DASHES = ("-", "--", ":", "-.")
 X_LABELS = {"env_steps": "env steps", "updates": "updates", "minutes": "minutes"}
+LONG_LEGEND = 6  # lines, beyond which it stands beside the panel
 POINTS = 200  # of a curve
-STYLE = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "jaxql", "font.size": 10}
+STYLE: Any = {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "jaxql", "font.size": 10}
 
 
 def check_plotting(path: str | os.PathLike) -> None:
@@ -92,7 +93,7 @@ def draw_curves(
                 panel.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
         panel.set(title=env, xlabel=X_LABELS[x], ylabel=(metric or "mean return").replace("_", " "))
         panel.grid(alpha=0.3)
-        panel.legend(frameon=False, fontsize=8)
+    _legend(panels)
     return figure
 
 
@@ -123,7 +124,7 @@ def draw_profiles(comparison: Comparison, label: str, resamples: int = 1_000) ->
         title=comparison.scope, xlabel=f"{label} (t)", ylabel="fraction of runs with score > t", ylim=(-0.02, 1.02)
     )
     panel.grid(alpha=0.3)
-    panel.legend(frameon=False, fontsize=8)
+    _legend([panel])
     return figure
 
 
@@ -210,14 +211,24 @@ def _styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
     return {label: (COLOURS[i % count], DASHES[i // count % len(DASHES)]) for i, label in enumerate(labels)}
 
 
+def _legend(panels: Sequence[Axes]) -> None:
+    """Draws the legend of each panel inside it, beside them where it is long."""
+    for panel in panels:
+        handles, labels = panel.get_legend_handles_labels()
+        if len(labels) > LONG_LEGEND:
+            panel.legend(handles, labels, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        else:
+            panel.legend(frameon=False, fontsize=8)
+
+
 def _figure(
-    count: int, columns: int = 3, size: tuple[float, float] = (5.0, 3.5), **options: Any
+    count: int, columns: int | None = None, size: tuple[float, float] = (5.0, 3.5), **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of `count` panels in rows of at most `columns`."""
+    """Returns a figure of `count` panels in rows of `columns`; by default at most three."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    columns = min(count, columns)
+    columns = columns or (2 if count == 4 else min(count, 3))
     rows = -(-count // columns)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")

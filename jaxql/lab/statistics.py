@@ -175,7 +175,7 @@ def bootstrap_interval(
       ValueError: `confidence` or `resamples` is out of range, or as `resample`.
 
     >>> low, high = bootstrap_interval(mean, [[1.0], [2.0], [3.0]])
-    >>> 1 <= low < 2 < high <= 3
+    >>> bool(1 <= low < 2 < high <= 3)
     True
     """
     if not 0 < confidence < 1:
