@@ -245,3 +245,11 @@ print({{"jax", "flax", "gymnasium", "scipy", "matplotlib"}} & set(sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout.splitlines()[-1] == "set()", result.stderr
+
+
+def test_help_needs_no_numpy():
+    code = "import sys; from jaxql import cli; cli.main(['--help']); print('numpy' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.splitlines()[-1] == "False", result.stderr
+    for command in "runs", "compare", "plot":
+        assert f"\n  {command} " in result.stdout

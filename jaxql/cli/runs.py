@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxql.cli.options import parse_words
-from jaxql.lab.collect import RunRecord, differences, find_runs, select, show
+
+if TYPE_CHECKING:
+    from jaxql.lab.collect import RunRecord
 
 SYNTAX = "runs [FOLDER ...]"
 SUMMARY = "list runs: settings that differ, env steps, best score, solved, date, commit"
@@ -24,6 +26,9 @@ class Options:
 def run(argv: list[str]) -> int:
     """Prints the list and returns the exit code."""
     folders, given = parse_words(Options, argv, "runs", "[FOLDER ...]")
+    from jaxql.lab.collect import differences, find_runs, select
+    from jaxql.lab.compare import text_table
+
     found, problems = find_runs(folders or ["runs"])
     for problem in problems:
         print(f"jaxql: {problem}", file=sys.stderr)
@@ -32,8 +37,6 @@ def run(argv: list[str]) -> int:
     if given.json:
         print(json.dumps([_plain(_entry(run, differ)) for run in runs], indent=1))
     elif runs:
-        from jaxql.lab.compare import text_table
-
         header = ["run", "agent", "env", "seed", "settings that differ", "env steps", "best score", "solved", "date"]
         print(text_table([*header, "commit"], [_row(run, differ) for run in runs]))
     else:
@@ -42,7 +45,7 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _entry(run: RunRecord, differ: dict[str, list[str]]) -> dict[str, Any]:
+def _entry(run: "RunRecord", differ: dict[str, list[str]]) -> dict[str, Any]:
     """Returns the record as one JSON object."""
     return {
         "folder": str(run.folder),
@@ -59,7 +62,9 @@ def _entry(run: RunRecord, differ: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _row(run: RunRecord, differ: dict[str, list[str]]) -> list[str]:
+def _row(run: "RunRecord", differ: dict[str, list[str]]) -> list[str]:
+    from jaxql.lab.collect import show
+
     solved = {None: "-", True: "yes", False: "no"}[run.solved]
     return [
         str(run.folder),
