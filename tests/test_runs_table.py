@@ -1,5 +1,6 @@
 """`jaxql runs`: which runs there are, finished, killed or damaged, and conditions on them."""
 
+import datetime
 import json
 import math
 import os
@@ -160,6 +161,7 @@ def damage(run, name, text):
     ("config.json", "{", "config.json is damaged: not JSON"),
     ("config.json", "[1]", "config.json is damaged: not a JSON object"),
     ("config.json", "\xff\xfe", "config.json is damaged"),
+    ("config.json", "[" * 100_000, "config.json is damaged"),
     ("config.json", '{"model_type": "bert"}', "names no agent and env"),
     ("config.json", '{"config": {"agent": 3, "env": "x"}}', "names no agent and env"),
     ("metrics.csv", "env_steps,eval_return\n1,2,3\n", "metrics.csv line 2"),
@@ -193,6 +195,18 @@ def test_a_strange_folder_never_ends_in_a_traceback(tmp_path, name, text):
     damage(write_run(tmp_path / "bad"), name, text)
     for argv in ["runs", str(tmp_path)], ["runs", str(tmp_path), "--json"], ["compare", str(tmp_path)]:
         assert cli.main(argv) in (0, 2)
+
+
+def test_numbers_that_json_lacks_and_columns_of_text(tmp_path):
+    folder = write_run(tmp_path / "a", (0.9,))
+    text = (folder / "config.json").read_text().replace('"solved_at": 0.8', '"solved_at": {"float": "inf"}')
+    (folder / "config.json").write_text(text)
+    (folder / "metrics.csv").write_text("env_steps,eval_return,note\n1000,0.9,a word\n")
+    run = read_run(folder)
+    assert (run.settings["solved_at"], run.solved, list(run.metrics)) == (math.inf, None, ["env_steps", "eval_return"])
+    content = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(content | {"date": "2026-01-02T03:04:05+00:00"}))
+    assert read_run(folder).began.timestamp() == datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC).timestamp()
 
 
 def test_a_copy_is_left_out_and_named(tmp_path):

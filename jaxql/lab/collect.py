@@ -16,6 +16,7 @@ import numpy as np
 from jaxql.errors import UserError, nearest
 from jaxql.lab.tables import read_table
 
+NUMBERS = {"env_steps", "episodes", "return_mean", "eval_return", "updates", "seconds"}  # columns that hold no text
 IDENTITY = ("agent", "env", "seed", "preset", "init_from", "network")  # of config.json, beside settings and env_args
 
 
@@ -28,7 +29,7 @@ class RunRecord:
     env_args: dict[str, Any]
     settings: dict[str, Any]  # of the agent and of the run
     commit: str | None
-    began: datetime.datetime  # when config.json was written
+    began: datetime.datetime  # local time
     env_steps: int | None
     best_score: float | None  # mean return of the best checkpoint
     solved: bool | None  # None where no return counts as solved
@@ -120,7 +121,7 @@ def read_run(folder: str | os.PathLike) -> RunRecord:
         env_args,
         settings,
         commit=_dict(content.get("git")).get("commit"),
-        began=datetime.datetime.fromtimestamp((folder / "config.json").stat().st_mtime),
+        began=_began(content, folder / "config.json"),
         env_steps=env_steps,
         best_score=_highest(metrics) if score is None else score,
         solved=solved,
@@ -259,28 +260,41 @@ def _read_json(path: Path, optional: bool = False) -> dict[str, Any]:
     if optional and not path.exists():
         return {}
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), object_hook=_with_floats)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: not JSON") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} is damaged: not a JSON object")
     return content
 
 
+def _with_floats(value: dict[str, Any]) -> Any:
+    """Returns an object of JSON, or the float that {"float": "inf"} stands for."""
+    return float(value["float"]) if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan") else value
+
+
+def _began(content: dict[str, Any], path: Path) -> datetime.datetime:
+    """Returns the date in config.json, or else that of the file, in local time."""
+    try:
+        return datetime.datetime.fromisoformat(content["date"]).astimezone()
+    except (KeyError, TypeError, ValueError):
+        return datetime.datetime.fromtimestamp(path.stat().st_mtime).astimezone()
+
+
 def _table(path: Path, optional: bool = False) -> dict[str, np.ndarray]:
-    """Returns the columns of a table of numbers, a row an env step. Of an optional file that is not there, none."""
+    """Returns the columns of numbers in a table by env steps. Of an optional file that is not there, none."""
     if optional and not path.exists():
         return {}
     columns = read_table(path)
     for name, column in columns.items():
-        if column.dtype.kind != "f":
+        if column.dtype.kind != "f" and name in NUMBERS:
             raise UserError(f'{path} is damaged: column "{name}" holds a value that is not a number')
     steps = columns.get("env_steps", np.array([math.nan] if columns else []))
     if not np.all(np.isfinite(steps)) or np.any(np.diff(steps) < 0):
         raise UserError(f'{path} is damaged: column "env_steps" is missing, has gaps or decreases')
-    return columns
+    return {name: column for name, column in columns.items() if column.dtype.kind == "f"}
 
 
 def _dict(value: Any) -> dict[str, Any]:
