@@ -104,6 +104,21 @@ def test_a_wrong_condition_is_one_line(folder, capsys, condition, message):
     assert not out and err.count("\n") == 1 and message in err
 
 
+def test_links_are_followed_once(folder, capsys):
+    (folder / "d").mkdir()
+    (folder / "d" / "link").symlink_to(folder / "b")
+    (folder / "d" / "loop").symlink_to(folder)
+    assert len(listed(capsys, folder)) == 5
+    assert [entry["agent"] for entry in listed(capsys, folder / "d" / "link")] == ["dqn"]
+
+
+def test_runs_below_a_folder_with_a_config_of_another_program(folder, capsys):
+    (folder / "config.json").write_text("{}")
+    assert cli.main(["runs", str(folder), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(json.loads(out)) == 5 and err.count("\n") == 1
+
+
 def test_a_condition_that_no_run_meets(folder, capsys):
     assert listed(capsys, folder, "--where", "agent=dqm") == []
     assert cli.main(["runs", str(folder), "--where", "agent=dqm"]) == 0

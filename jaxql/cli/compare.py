@@ -17,12 +17,14 @@ class Options:
 
     by: "tuple[str, ...]" = ()  # agent, or a setting, whose values make the groups (default: whatever differs)
     where: "tuple[str, ...]" = ()  # KEY=VALUE: only runs with this agent, env, seed or setting
-    score: Literal["final", "best", "auc"] = "final"  # of a run: last tenth's evaluations, best checkpoint, mean height
-    scale: Literal["auto", "raw", "human", "minmax"] = "auto"  # of scores: human-normalised, or within what was reached
-    threshold: float | None = None  # the score that counts as optimal, of the optimality gap
-    resamples: int = 2_000  # of the bootstrap
-    seed: int = 0  # of the bootstrap
-    out: "tuple[str, ...]" = ()  # also write the table there: .csv or .tex
+    score: Literal["final", "best", "auc"] = (
+        "final"  # evaluations of the last tenth, best checkpoint, or mean of the curve
+    )
+    scale: Literal["auto", "raw", "human", "minmax"] = "auto"  # auto: raw for one env, else human for Atari or minmax
+    threshold: float | None = None  # score that counts as optimal in the optimality gap
+    resamples: int = 2_000  # number of bootstrap resamples
+    seed: int = 0  # seed of the bootstrap
+    out: "tuple[str, ...]" = ()  # also write the tables to this file: .csv or .tex
 
 
 def run(argv: list[str]) -> int:

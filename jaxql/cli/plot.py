@@ -15,14 +15,14 @@ SUMMARY = "draw learning curves, performance profiles or interval bars (.png, .s
 class Options:
     """Draws runs in groups with 95 % bootstrap bands; a RUN may be a folder of run folders."""
 
-    kind: Literal["curves", "profiles", "intervals"] = "curves"
-    out: str | None = None  # the picture: .png, .svg or .pdf (default: KIND.png); replaced if there
+    kind: Literal["curves", "profiles", "intervals"] = "curves"  # what to draw
+    out: str | None = None  # the picture: .png, .svg or .pdf; without it KIND.png
     by: "tuple[str, ...]" = ()  # agent, or a setting, whose values make the groups (default: whatever differs)
     where: "tuple[str, ...]" = ()  # KEY=VALUE: only runs with this agent, env, seed or setting
-    x: Literal["env_steps", "updates", "minutes"] = "env_steps"  # of curves
-    metric: str | None = None  # of curves: a column of metrics.csv (default: the mean return of evaluations)
-    score: Literal["final", "best", "auc"] = "final"  # of profiles and intervals; see jaxql compare --help
-    scale: Literal["auto", "raw", "human", "minmax"] = "auto"  # of profiles and intervals
+    x: Literal["env_steps", "updates", "minutes"] = "env_steps"  # horizontal axis of curves
+    metric: str | None = None  # column of metrics.csv, for curves; without it the return of evaluations
+    score: Literal["final", "best", "auc"] = "final"  # for profiles and intervals; see jaxql compare --help
+    scale: Literal["auto", "raw", "human", "minmax"] = "auto"  # for profiles and intervals
 
 
 def run(argv: list[str]) -> int:

@@ -237,17 +237,21 @@ def show(value: Any) -> str:
 
 
 def _run_folders(root: Path, damaged: dict[Path, str]) -> Iterable[Path]:
-    """Yields the folders with a config.json in and below `root`, in natural order. Nothing below a run is searched."""
+    """Yields the folders with a config.json in and below `root`, in natural order."""
 
     def note(error: OSError) -> None:
         path = Path(error.filename)
         damaged[path.resolve()] = f"left out: {path}: {error.strerror}"
 
-    for folder, below, files in os.walk(root, onerror=note):
-        below.sort(key=_natural)
-        if "config.json" in files:
+    seen = set()
+    for folder, below, files in os.walk(root, onerror=note, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
             below.clear()
+        elif "config.json" in files:
             yield Path(folder)
+        seen.add(real)
+        below.sort(key=_natural)
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

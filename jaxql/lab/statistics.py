@@ -14,7 +14,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
-CHUNK = 500  # resamples that are in memory together
+CHUNK = 5_000_000  # numbers, of all resamples that are in memory together
 
 
 def mean(scores: ArrayLike) -> np.ndarray:
@@ -182,10 +182,12 @@ def bootstrap_interval(
         raise ValueError(f"confidence is {confidence}; it must be between 0 and 1, as in 0.95")
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}; it must be at least 1")
-    generator, values = np.random.default_rng(seed), []
-    for start in range(0, resamples, CHUNK):
-        count = min(CHUNK, resamples - start)
-        values.append(statistic(*(resample(each, count, generator) for each in scores)))
+    generator, values, matrices = np.random.default_rng(seed), [], [_checked(each) for each in scores]
+    pairs = math.prod(len(each) for each in matrices)  # a statistic may compare all runs with all
+    chunk = max(1, CHUNK // (pairs * matrices[0].shape[-1]))
+    for start in range(0, resamples, chunk):
+        count = min(chunk, resamples - start)
+        values.append(statistic(*(resample(each, count, generator) for each in matrices)))
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(values), [tail, 1 - tail], axis=0)
     return low, high
