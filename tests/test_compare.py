@@ -112,6 +112,12 @@ def test_different_numbers_of_runs_and_envs(tmp_path):
     assert math.isnan(value(result, "all 2 envs", "pqn", "seeds_needed").value)
 
 
+def test_of_many_groups_the_best_is_compared_with_each(tmp_path):
+    folders(tmp_path, "FrozenLake-v1", **{f"a{i}": [i / 20, i / 10] for i in range(9)})
+    pairs = {(each.group, each.versus) for each in compared(tmp_path, resamples=10).estimates if each.versus}
+    assert pairs == {("a8", f"a{i}") for i in range(8)}
+
+
 def test_nothing_to_compare(tmp_path):
     folders(tmp_path, "CartPole-v1", dqn=[1, 2])
     folders(tmp_path, "FrozenLake-v1", pqn=[0, 1])

@@ -26,6 +26,7 @@ PAIR_STATISTICS = {
     "seeds_missing": "seeds missing",
 }
 Statistic = Callable[..., np.ndarray]
+ALL_PAIRS = 8  # groups, beyond which only the best is paired with each other
 LAST = 0.1  # the part of a run whose evaluations make its final score
 
 
@@ -87,7 +88,9 @@ def compare(
     resamples: int = 2_000,
     seed: int = 0,
 ) -> Comparison:
-    """Returns aggregates of every group on every env and on all envs, and comparisons of every pair of groups.
+    """Returns aggregates of every group on every env and on all envs, and comparisons of pairs of groups.
+
+    Of more than ALL_PAIRS groups, the pairs are those of the group with the highest mean.
 
     Args:
       groups: runs by label.
@@ -252,7 +255,7 @@ def _aggregates(
 
 
 def _pairs(scores: dict[str, np.ndarray], env: str, scale: str, resamples: int, seed: int) -> list[Estimate]:
-    """Returns the comparisons of every pair of groups, the one with the higher mean first."""
+    """Returns the comparisons of pairs of groups, the one with the higher mean first."""
     functions: dict[str, Statistic] = {
         "probability_of_improvement": statistics.probability_of_improvement,
         "difference": lambda x, y: statistics.mean(x) - statistics.mean(y),
@@ -260,6 +263,8 @@ def _pairs(scores: dict[str, np.ndarray], env: str, scale: str, resamples: int, 
     ordered = sorted(scores, key=lambda label: -float(statistics.mean(scores[label])))
     found = []
     for first, second in itertools.combinations(ordered, 2):
+        if len(ordered) > ALL_PAIRS and first != ordered[0]:
+            break
         x, y = scores[first], scores[second]
         rows = _estimated(functions, x, y, resamples=resamples, seed=seed)
         needed, have = statistics.seeds_needed(x, y), min(_fewest(x), _fewest(y))
