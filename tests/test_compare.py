@@ -147,6 +147,20 @@ def test_a_run_that_was_solved_early_keeps_its_last_return(tmp_path):
     assert value(result, "FrozenLake-v1", "slow", "mean").value == pytest.approx(0.9 / 4)
 
 
+def test_areas_end_where_the_shortest_full_run_does(tmp_path):
+    write_run(tmp_path / "short", (1.0, 2.0), agent="short", steps=100, solved_at=9, seed=1)
+    record = read_run(tmp_path / "short")
+    assert record.ending == "open"
+    write_run(tmp_path / "long", (1.0, 2.0), agent="long", solved_at=9)
+    folder = write_run(tmp_path / "budget", (1.0, 3.0), agent="budget", steps=100, solved_at=9)
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"steps": 1000', '"steps": 100'))
+    assert (read_run(folder).ending, read_run(tmp_path / "long").ending) == ("full", "full")
+    result = compared(tmp_path, ["agent"], score="auc")
+    assert value(result, "FrozenLake-v1", "budget", "mean").value == pytest.approx((1 * 50 + 2 * 50) / 100)
+    assert value(result, "FrozenLake-v1", "long", "mean").value == pytest.approx(1), "its first point is at 500"
+
+
 def test_tables(tmp_path):
     folders(tmp_path, "Frozen_Lake-v1", dqn=[0.1, 0.2], pqn=[0.3, 0.5])
     result = compared(tmp_path)

@@ -54,18 +54,20 @@ def test_curves_have_a_panel_an_env_and_a_line_a_group(folder):
 
 
 def test_the_band_is_the_bootstrap_interval_of_whole_runs(folder):
-    x, middle, low, high = plots._band([(np.array([0.0, 1.0]), np.array([0.0, y]), True) for y in (1.0, 2.0, 6.0)], 500)
+    x, middle, low, high = plots._band(
+        [(np.array([0.0, 1.0]), np.array([0.0, y]), "full") for y in (1.0, 2.0, 6.0)], 500
+    )
     ends = statistics.bootstrap_interval(statistics.iqm, [[1.0], [2.0], [6.0]], resamples=500)
     assert (low[-1], middle[-1], high[-1]) == pytest.approx((ends[0], 3, ends[1]))
     np.testing.assert_allclose(high, x * high[-1])  # whole runs: the band has no jumps
 
 
-def test_a_finished_run_keeps_its_last_value_and_another_drops_out():
+@pytest.mark.parametrize(("ending", "at_the_end", "end"), [("early", 2.0, 2.0), ("open", 0.0, 2.0), ("full", 2.0, 1.0)])
+def test_what_a_curve_does_after_a_run_s_end(ending, at_the_end, end):
     short, long = (np.array([0.0, 1.0]), np.array([0.0, 4.0])), (np.array([0.0, 2.0]), np.array([0.0, 0.0]))
-    for finished, expected in ((True, 2.0), (False, 0.0)):
-        x, middle, _, _ = plots._band([(*short, finished), (*long, True)], 100)
-        assert middle[x <= 1][-1] == pytest.approx(2, abs=0.05)
-        assert middle[-1] == expected
+    x, middle, _, _ = plots._band([(*short, ending), (*long, "full")], 100)
+    assert middle[x <= 1][-1] == pytest.approx(2, abs=0.05)
+    assert (x[-1], middle[-1]) == (end, at_the_end)
 
 
 @pytest.mark.parametrize(("x", "end"), [("env_steps", 1000), ("updates", 500), ("minutes", 1)])

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,6 +56,13 @@ class RunRecord:
     def facts(self) -> dict[str, Any]:
         """What a condition or a grouping may name: identity, settings, arguments of the env, solved, finished."""
         return {"solved": self.solved, "finished": self.finished} | self.env_args | self.settings | self.identity
+
+    @property
+    def ending(self) -> Literal["early", "full", "open"]:
+        """How the run ended: early, as a solved run does; after its full env steps; or open, for it was interrupted."""
+        if not self.finished:
+            return "open"
+        return "early" if (self.env_steps or 0) < _number(self.settings, "steps") else "full"
 
     def curve(self, column: str | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Returns the rows of metrics.csv that have a value in a column, [T], and the values, [T].

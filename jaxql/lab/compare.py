@@ -106,14 +106,12 @@ def compare(
       UserError: no run has a score, or no env is common to all groups, or human scores of an env are not known.
     """
     runs = [run for group in groups.values() for run in group]
-    until: dict[str, int] = {}
-    for run in runs:
-        until[run.env] = max(until.get(run.env, 1), run.env_steps or 1)
+    horizons = {env: _horizon([run for run in runs if run.env == env]) for env in {run.env for run in runs}}
     by_env: dict[str, dict[str, list[float]]] = {}
     notes: list[str] = []
     for label, members in groups.items():
         for run in members:
-            value = score_of(run, score, until[run.env])
+            value = score_of(run, score, horizons[run.env])
             if math.isfinite(value):
                 by_env.setdefault(run.env, {}).setdefault(label, []).append(value)
             else:
@@ -208,6 +206,12 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         ("  " + "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True))).rstrip()
         for line in lines
     )
+
+
+def _horizon(runs: Sequence[RunRecord]) -> int:
+    """Returns the env steps of the shortest run that used all of its own, or else of the longest run."""
+    full = [run.env_steps or 1 for run in runs if run.ending == "full"]
+    return min(full, default=max(run.env_steps or 1 for run in runs))
 
 
 def _matrix(columns: Sequence[Sequence[float]]) -> np.ndarray:

@@ -56,8 +56,8 @@ def draw_curves(
     """Returns a figure of learning curves: a panel an env, a line a group.
 
     A line is the interquartile mean over runs at each x; the band is the pointwise 95 % bootstrap interval. A run is
-    linear between its points. The line starts where every run has a value. A finished run keeps its last value after
-    its end; an unfinished one drops out there.
+    linear between its points. The line starts where every run has a value, and ends with the first run that used all
+    its env steps. A run that ended early, as a solved one does, keeps its last value; an interrupted one drops out.
 
     Args:
       groups: runs by label.
@@ -71,13 +71,13 @@ def draw_curves(
     columns = sorted({name for runs in groups.values() for run in runs for name in run.metrics})
     if metric is not None and metric not in columns:
         raise UserError(f'no run has a column "{metric}"{nearest(metric, columns)}; there are {", ".join(columns)}')
-    by_env: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray, bool]]]] = {}
+    by_env: dict[str, dict[str, list[tuple[np.ndarray, np.ndarray, str]]]] = {}
     for label, runs in groups.items():
         for run in runs:
             places, values = _curve(run, x, metric)
             if places.size:
                 lines = by_env.setdefault(run.env, {}).setdefault(label, [])
-                lines.append((places, values, run.finished is not False))
+                lines.append((places, values, run.ending))
     if not by_env:
         raise UserError(f"no run has values of {metric or 'returns'} by {X_LABELS[x]} yet; train longer")
     styles = _styles(list(groups))
@@ -179,12 +179,13 @@ def _curve(run: RunRecord, x: str, metric: str | None) -> tuple[np.ndarray, np.n
 
 
 def _band(
-    lines: Sequence[tuple[np.ndarray, np.ndarray, bool]], resamples: int
+    lines: Sequence[tuple[np.ndarray, np.ndarray, str]], resamples: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns x, the interquartile mean, and the ends of its bootstrap interval, [T] each."""
-    start, end = max(places[0] for places, _, _ in lines), max(places[-1] for places, _, _ in lines)
+    start, longest = max(x[0] for x, _, _ in lines), max(x[-1] for x, _, _ in lines)
+    end = min((x[-1] for x, _, ending in lines if ending == "full"), default=longest)
     grid = np.linspace(start, end, POINTS if end > start else 1)
-    runs = np.stack([np.interp(grid, x, y, right=y[-1] if finished else np.nan) for x, y, finished in lines])
+    runs = np.stack([np.interp(grid, x, y, right=y[-1] if ending == "early" else np.nan) for x, y, ending in lines])
     patterns, pattern_of = np.unique(~np.isnan(runs), axis=1, return_inverse=True)
     low, high = np.empty_like(grid), np.empty_like(grid)
     for i, present in enumerate(patterns.T):  # a resample draws whole runs, among those that go on
