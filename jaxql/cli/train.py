@@ -60,7 +60,8 @@ def run(argv: list[str]) -> int:
         **_changes(given, *defaults),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
-    return 130 if any(each.interrupted for each in (done if isinstance(done, list) else [done])) else 0
+    signal = max(each.interrupted for each in (done if isinstance(done, list) else [done]))
+    return 128 + signal if signal else 0
 
 
 def _with_settings(algorithm: Any, run: Any) -> type[Any]:
