@@ -22,6 +22,11 @@ from jaxql.lab.machine import check_env_memory
 from jaxql.lab.settings import RunSettings, plain, settings as resolve
 from jaxql.types import Agent, EnvSpec, Network
 
+
+class RunWarning(UserWarning):
+    """Something to know of a run that was opened."""
+
+
 PASSED_IN = "passed in"  # in place of the name of a network that came from Python
 
 
@@ -125,7 +130,7 @@ def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:
     config, modules = record["config"], confirm.modules_of(record["config"])
     unchanged = is_unchanged(record)
     if not unchanged:
-        warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", stacklevel=2)
+        warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", RunWarning, 2)
     signed = unchanged and confirm.is_signed(Path(folder), record["checksum"], record.get("signature"))
     homes = record["modules"].values() if signed else ()
     with confirm.restricted_imports(folder, homes):
@@ -225,5 +230,5 @@ def load_params(folder: str | os.PathLike, like: Any) -> Any:
         raise UserError(f"{folder} has no checkpoint: the run ended before it wrote one; train it again")
     params, about = checkpoint.load(last, like)
     steps = about.get("env_steps")
-    warnings.warn(f"{folder} has no best checkpoint: this is the last one, of {steps} env steps", stacklevel=3)
+    warnings.warn(f"{folder} has no best checkpoint: this is the last one, of {steps} env steps", RunWarning, 3)
     return params

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,13 @@ from jaxql.lab.runs import PASSED_IN, Run, load_params, network_named
 from jaxql.lab.settings import RunSettings, changed_settings, plain, same_settings, settings as resolve
 from jaxql.lab.trainer import Trainer
 from jaxql.types import Agent, Network
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+FILES_A_SEED = 3  # metrics.csv, timing.csv and the event file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +84,8 @@ def train(
       UserError: bad input, or a loss that is not finite; one line. Of many seeds, such a loss ends its own seed, and
         the error is raised when the others have ended.
     """
-    every = _seeds(plain(seed), plain(seeds))
-    seed, seeds = every[0], len(every)
+    seed, seeds = plain(seed), plain(seeds)
+    every = _seeds(seed, seeds)
     entry, name = _entry(agent)
     named = network if isinstance(network, str) and ":" in network else None
     if isinstance(network, str) and not named:
@@ -134,6 +142,12 @@ def _seeds(seed: int, seeds: int) -> range:
     """Returns the seeds seed, seed + 1, ..., `seeds` of them."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"seeds={seeds!r}: the number of seeds is a whole number, 1 or greater")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else math.inf
+    if FILES_A_SEED * seeds > limit >= 0:
+        raise UserError(
+            f"seeds={seeds}: each run keeps {FILES_A_SEED} files open, and this process may open {limit}; lower seeds, "
+            "or raise the limit with ulimit -n"
+        )
     return range(check_seed(seed), seed + seeds)
 
 
