@@ -25,6 +25,7 @@ from jaxql.lab.disk import publish, write_file, write_synced
 
 FORMAT, VERSION = "jaxql checkpoint", 1
 MANIFEST = {"keys": dict, "metadata": dict, "sha256": str, "bytes": int, "arrays": str}  # fields beside those
+ARRAYS = r"\.[0-9a-f]{16}\.safetensors"  # ends the name of an arrays file
 MAX_RANK = 32  # of an array that NumPy 1 can hold
 _NAMES = {"BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64"}
 _NAMES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
@@ -158,7 +159,7 @@ def _arrays_in_use(folder: Path, name: str) -> str | None:
 
 def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
     """Removes files of earlier saves and failures. Removes none if `keep` has None: the files in use are not known."""
-    ours = re.compile(re.escape(name) + r"\.([0-9a-f]{16}\.safetensors|safetensors\.tmp|json\.tmp)")
+    ours = re.compile(re.escape(name) + rf"({ARRAYS}|\.safetensors\.tmp|\.json\.tmp)")
     with suppress(OSError):
         for file in folder.iterdir() if None not in keep else ():
             if ours.fullmatch(file.name) and file.name not in keep:
@@ -173,7 +174,7 @@ def _read(path: str | os.PathLike, attempts: int = 3) -> tuple[dict[str, Any], d
     folder, name = Path(path).parent, Path(path).name
     manifest = _read_manifest(folder, name)
     try:
-        return manifest, _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
+        return manifest, _read_arrays(folder / manifest["arrays"], manifest)
     except FileNotFoundError as error:
         if attempts > 1:
             return _read(path, attempts - 1)
@@ -202,8 +203,8 @@ def _read_manifest(folder: Path, name: str) -> dict[str, Any]:
     for field, kind in MANIFEST.items():
         if not _is(record.get(field), kind):
             raise _damaged(path, f"its {field} is {record.get(field)!r:.60}, not a {kind.__name__}")
-    if Path(record["arrays"]).name != record["arrays"] or "\0" in record["arrays"]:
-        raise _damaged(path, f"its arrays are {record['arrays']!r:.60}, which is not the name of a file beside it")
+    if not re.fullmatch(re.escape(name) + ARRAYS, record["arrays"]):
+        raise _damaged(path, f"its arrays are {record['arrays']!r:.60}, which is not the name of their file")
     for leaf, implementation in record["keys"].items():
         if not isinstance(implementation, str):
             raise _damaged(path, f"the key {leaf!r:.60} has the generator {implementation!r:.60}, which is not a name")
