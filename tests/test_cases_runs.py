@@ -214,7 +214,7 @@ def test_e13_parts_change_nothing_that_is_recorded(tmp_path, monkeypatch):
     for i, seconds in enumerate((10.0, 0.0)):  # all of a chunk at once, and one round at a time
         monkeypatch.setattr(players, "PART_SECONDS", seconds)
         for agent, options in (("q-learning", LAKE), ("q-learning", LAKE | dict(env="jax:catch", env_args={}))):
-            run = jaxql.train(agent, **options, steps=500, log_every=70, out=tmp_path / f"{i}{options['env'][:3]}")
+            run = jaxql.train(agent, **options, steps=150, log_every=70, out=tmp_path / f"{i}{options['env'][:3]}")
             texts.append((run.folder / "metrics.csv").read_bytes())
     assert texts[:2] == texts[2:]
 

@@ -19,6 +19,7 @@ from jaxql.errors import UserError
 from jaxql.types import Env
 
 FEW_ENVS = 1_000  # that fit on any machine
+JAX_ENV_BYTES = 64  # of the state of a JAX env and its statistics, at least
 HOST_ENV_BYTES = 10_000  # of a Gymnasium env and its wrappers, at least
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
 WORTH_SAYING = 0.25  # of the free memory
@@ -112,7 +113,7 @@ def check_env_memory(make_env: Callable[..., Env], count: int, name: str) -> Non
     from jaxql.lab.environments import is_compiled
 
     one = make_env(1, seed=0, purpose="evaluate")
-    each = _bytes(one.spec.obs) + (0 if is_compiled(one) else HOST_ENV_BYTES)
+    each = _bytes(one.spec.obs) + (JAX_ENV_BYTES if is_compiled(one) else HOST_ENV_BYTES)
     free = _free_memory() if is_compiled(one) else _free_ram()
     one.close()
     if free is not None and count * each > free:

@@ -127,7 +127,11 @@ def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:
     """
     path = Path(folder) / "config.json"
     record = _read_config(Path(folder))
-    config, modules = record["config"], confirm.modules_of(record["config"])
+    config = record["config"]
+    try:
+        modules = confirm.modules_of(config)
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: it is nested too deep") from error
     unchanged = is_unchanged(record)
     if not unchanged:
         warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", RunWarning, 2)

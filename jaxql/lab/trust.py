@@ -19,6 +19,7 @@ from typing import Any
 from jaxql.errors import UserError
 
 SCHEMES = ("jax", "gymnax")  # of env ids whose colon follows no module
+OWN = ("jaxql", "gymnasium")  # packages that a run always uses
 
 
 def allow_current_folder() -> None:
@@ -48,19 +49,29 @@ def import_object(name: str) -> Any:
 
 
 def modules_of(config: dict[str, Any]) -> list[str]:
-    """Returns the modules that the settings of a run name: of its agent, env and network.
+    """Returns the modules that the settings of a run name, of its agent, env and network, but jaxql's and Gymnasium's.
 
     >>> modules_of({"agent": "mine:Agent", "env": "highway_env:highway-v0", "network": None})
     ['mine', 'highway_env']
     >>> modules_of({"agent": "dqn", "env": "jax:catch", "network": "passed in"})
     []
     """
-    named = [config.get("agent"), config.get("network")]
     env = config.get("env")
-    if isinstance(env, str) and env.partition(":")[0] not in SCHEMES:
-        named.insert(1, env)
+    by_module = isinstance(env, str) and env.partition(":")[0] not in SCHEMES
+    named = [config.get("agent"), env if by_module else None, config.get("network")]
+    named += _entry_points(config.get("env_spec"))
     modules = [name.rpartition(":")[0] for name in named if isinstance(name, str) and ":" in name]
-    return list(dict.fromkeys(modules))
+    return [each for each in dict.fromkeys(modules) if each.partition(".")[0] not in OWN]
+
+
+def _entry_points(spec: Any) -> list[Any]:
+    """Returns every "entry_point" in a Gymnasium spec: of the env, its vector version and its wrappers."""
+    if isinstance(spec, list):
+        return [name for each in spec for name in _entry_points(each)]
+    if not isinstance(spec, dict):
+        return []
+    own = [value for key, value in spec.items() if key.endswith("entry_point")]
+    return own + _entry_points(list(spec.values()))
 
 
 def homes_of(modules: Iterable[str]) -> dict[str, str]:
