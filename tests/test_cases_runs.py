@@ -75,8 +75,16 @@ class Jackpot(gym.Env):
 
 
 @contextlib.contextmanager
-def signal_after(seconds, number):
-    timer = threading.Timer(seconds, os.kill, (os.getpid(), number))
+def signal_after(seconds, number, path=None):
+    """Sends this process a signal after so many seconds, or later, when there is something in the file `path`."""
+
+    def send():
+        while path is not None and not (path.exists() and path.stat().st_size):
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    timer = threading.Timer(seconds, send)
+    timer.daemon = True
     timer.start()
     try:
         yield
@@ -112,19 +120,20 @@ def one_line(capsys):
 
 @pytest.mark.cases
 def test_e6_a_short_run_shortens_its_warmup_and_says_so(tmp_path, capsys):
-    run = jaxql.train("dqn", **POLE | dict(warmup_steps=1_000, quiet=False), steps=300, out=tmp_path / "run")
+    run = jaxql.train("q-learning", **LAKE | dict(quiet=False), warmup_steps=1_000, steps=300, out=tmp_path / "run")
     assert run.env_steps == 300
     assert run.state.updates >= 100, "it also learns"
     assert "warm-up shortened: warmup_steps=150, not 1000, for steps=300" in capsys.readouterr().out
     assert read_config(run.folder)["config"]["settings"]["warmup_steps"] == run.config.warmup_steps == 150
+    run = jaxql.train("q-learning", **LAKE, warmup_steps=200, steps=300, out=tmp_path / "enough")
+    assert run.config.warmup_steps == 200
 
 
 @pytest.mark.cases
 def test_e6_a_round_longer_than_the_run_is_said(tmp_path, capsys):
-    options = POLE | dict(num_envs=4, rollout_length=32, gradient_steps=8, minibatches=4, warmup_steps=0, quiet=False)
-    run = jaxql.train("pqn", **options, steps=50, out=tmp_path / "run")
-    assert run.env_steps <= 128
-    assert "a round has 128 env steps" in capsys.readouterr().out
+    run = jaxql.train("q-learning", **LAKE | dict(num_envs=40, quiet=False), steps=30, out=tmp_path / "run")
+    assert run.env_steps == 40
+    assert "a round has 40 env steps" in capsys.readouterr().out
 
 
 @pytest.mark.cases
@@ -149,7 +158,7 @@ def test_e16_a_signal_saves_and_is_the_exit_code(name, code, tmp_path, capsys):
     number, folder = getattr(signal, name), tmp_path / "run"
     argv = ["train", "q-learning", "--env", "CliffWalking-v1", "--steps", "10000000", "--out", str(folder)]
     before = signal.getsignal(number)
-    with signal_after(1.5, number):
+    with signal_after(0.0, number, folder / "metrics.csv"):
         assert cli.main(argv) == code
     assert signal.getsignal(number) is before
     assert f"interrupted by {name}" in capsys.readouterr().out
@@ -206,6 +215,7 @@ def test_e13_a_slow_env_ends_soon_and_shows_progress(where, tmp_path, capsys):
     jax.tree.map(np.testing.assert_array_equal, params, run.state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.cases
 def test_e13_parts_change_nothing_that_is_recorded(tmp_path, monkeypatch):
     from jaxql.lab import players
@@ -470,13 +480,14 @@ def test_e27_evaluate_of_many_seeds_plays_all(tmp_path, capsys):
 
 @pytest.mark.cases
 def test_e27_numbers_of_numpy_are_numbers(tmp_path):
-    run = jaxql.train("dqn", **POLE | dict(hidden=[np.int64(8)], num_envs=np.int32(2), warmup_steps=jnp.int32(100)),
-                      steps=np.int64(300),
-                      learning_rate=np.float32(1e-3), life_loss=np.bool_(False),
-                      out=tmp_path / "run")  # fmt: skip
-    assert (run.settings.steps, run.config.num_envs, run.config.hidden) == (300, 2, (8,))
+    options = LAKE | dict(num_envs=np.int32(2), warmup_steps=jnp.int32(100))
+    run = jaxql.train("q-learning", **options, steps=np.int64(300), learning_rate=np.float32(0.5), out=tmp_path / "run",
+                      life_loss=np.bool_(False), solved_at=np.array(2.0))  # fmt: skip
+    assert (run.settings.steps, run.config.num_envs, run.config.warmup_steps) == (300, 2, 100)
     assert len(run.evaluate(episodes=np.int64(2), seed=np.int64(1)).returns) == 2
     assert json.loads((run.folder / "config.json").read_text())["config"]["settings"]["steps"] == 300
+    config, _ = jaxql.lab.settings.settings(jaxql.REGISTRY["dqn"], "CartPole-v1", hidden=[np.int64(8), 4])
+    assert config.hidden == (8, 4)
 
 
 @pytest.mark.cases
@@ -659,7 +670,7 @@ def test_e33_no_forged_config_gives_another_error(lake, tmp_path):
 
 
 @pytest.mark.cases
-@pytest.mark.parametrize("agent", ["dqn", "pqn", "double-dqn"])
+@pytest.mark.parametrize("agent", ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pqn", "c51"))])
 def test_e35_divergence_ends_the_run(agent, tmp_path, capsys):
     argv = ["train", agent, "--env", "CartPole-v1", "--learning-rate", "1e6", "--out", str(tmp_path / "run"),
             "--steps", "10000", "--hidden", "16", "--num-envs", "2"]  # fmt: skip
@@ -697,14 +708,19 @@ def test_e35_poison_ends_the_run_within_a_chunk_and_is_never_saved(poison, tmp_p
         assert about["env_steps"] <= 250
 
 
+HEALTHY = {
+    "optimistic": dict(agent="q-learning", **LAKE, discount=1.0, initial_value=1e6),
+    "large rewards": dict(agent="dqn", **POLE | dict(env=Jackpot, learning_rate=1.0)),
+    "undiscounted": dict(agent="dqn", **POLE, discount=1.0, learning_rate=3e-3),
+}
+
+
 @pytest.mark.cases
-@pytest.mark.parametrize("options", [
-    dict(agent="dqn", **POLE | dict(env=Jackpot, learning_rate=1.0)),
-    dict(agent="dqn", **POLE, discount=1.0, learning_rate=3e-3),
-    dict(agent="q-learning", **LAKE, discount=1.0, initial_value=1e6),
-], ids=["large rewards", "undiscounted", "optimistic"])  # fmt: skip
-def test_e35_healthy_runs_are_left_alone(options, tmp_path):
-    assert jaxql.train(**options, steps=400, out=tmp_path / "run").env_steps == 400
+@pytest.mark.parametrize(
+    "name", ["optimistic", *(pytest.param(each, marks=pytest.mark.slow) for each in list(HEALTHY)[1:])]
+)
+def test_e35_healthy_runs_are_left_alone(name, tmp_path):
+    assert jaxql.train(**HEALTHY[name], steps=400, out=tmp_path / "run").env_steps == 400
 
 
 @pytest.mark.cases

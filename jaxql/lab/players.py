@@ -90,7 +90,7 @@ class _PartialScan:
         self.turns.append(0)
         ys = []
         for _ in range(length):
-            if self._watch(1) or (any(self.turns) and time.monotonic() >= self._deadline):
+            if (any(self.turns) and time.monotonic() >= self._deadline) or self._watch(1):
                 break
             self._depth += 1
             try:
