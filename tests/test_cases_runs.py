@@ -392,6 +392,26 @@ def test_e19_a_folder_that_came_from_elsewhere_runs_no_code(
 
 
 @pytest.mark.cases
+@pytest.mark.parametrize("changes", [
+    {"network": "os:system"},
+    {"agent": "builtins:print"},
+    {"env_spec": {"entry_point": "os:system", "kwargs": {"command": "false"}, "additional_wrappers": []}},
+    {"env_spec": {"entry_point": "gymnasium.envs.registration:load_env_creator", "kwargs": {"name": "evil:x"}}},
+    {"env_spec": {"entry_point": "x.y:Z", "additional_wrappers": [{"entry_point": "os:system"}]}},
+])  # fmt: skip
+def test_e19_nothing_that_is_loaded_is_called_either(changes, lake, tmp_path):
+    from jaxql.lab import files
+
+    folder = shutil.copytree(lake.folder, tmp_path / "gift")
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= changes
+    record["checksum"] = files._checksum(record)
+    (folder / "config.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match="--trust"):
+        jaxql.open_run(folder)
+
+
+@pytest.mark.cases
 def test_e19_a_run_made_here_opens_where_it_is_and_nowhere_else(own_state, tmp_path, monkeypatch, capsys):
     here = tmp_path / "here"
     here.mkdir()

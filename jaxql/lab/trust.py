@@ -19,7 +19,7 @@ from typing import Any
 from jaxql.errors import UserError
 
 SCHEMES = ("jax", "gymnax")  # of env ids whose colon follows no module
-OWN = ("jaxql", "gymnasium")  # packages that a run always uses
+GYMNASIUM = ("gymnasium.envs.", "gymnasium.wrappers.")  # modules whose classes any run may use
 
 
 def allow_current_folder() -> None:
@@ -49,7 +49,7 @@ def import_object(name: str) -> Any:
 
 
 def modules_of(config: dict[str, Any]) -> list[str]:
-    """Returns the modules that the settings of a run name, of its agent, env and network, but jaxql's and Gymnasium's.
+    """Returns the modules that the settings of a run name, of its agent, env and network, without Gymnasium's envs.
 
     >>> modules_of({"agent": "mine:Agent", "env": "highway_env:highway-v0", "network": None})
     ['mine', 'highway_env']
@@ -59,9 +59,8 @@ def modules_of(config: dict[str, Any]) -> list[str]:
     env = config.get("env")
     by_module = isinstance(env, str) and env.partition(":")[0] not in SCHEMES
     named = [config.get("agent"), env if by_module else None, config.get("network")]
-    named += _entry_points(config.get("env_spec"))
-    modules = [name.rpartition(":")[0] for name in named if isinstance(name, str) and ":" in name]
-    return [each for each in dict.fromkeys(modules) if each.partition(".")[0] not in OWN]
+    named += [each for each in _entry_points(config.get("env_spec")) if not _is_gymnasium(each)]
+    return list(dict.fromkeys(name.rpartition(":")[0] for name in named if isinstance(name, str) and ":" in name))
 
 
 def _entry_points(spec: Any) -> list[Any]:
@@ -72,6 +71,12 @@ def _entry_points(spec: Any) -> list[Any]:
         return []
     own = [value for key, value in spec.items() if key.endswith("entry_point")]
     return own + _entry_points(list(spec.values()))
+
+
+def _is_gymnasium(entry_point: Any) -> bool:
+    """Returns whether an entry point is an env or a wrapper of Gymnasium's."""
+    module = str(entry_point).partition(":")[0]
+    return module.startswith(GYMNASIUM) and module != "gymnasium.envs.registration"  # whose functions import others
 
 
 def homes_of(modules: Iterable[str]) -> dict[str, str]:
@@ -120,14 +125,14 @@ def restricted_imports(folder: str | os.PathLike, homes: Iterable[str] = ()) -> 
 
 
 def import_modules(folder: str | os.PathLike, modules: Iterable[str], *, confirmed: bool) -> None:
-    """Imports the modules that a run names, if the user confirmed them; those in use are there already.
+    """Imports the modules that a run names, if the user confirmed them.
+
+    Those in use need confirmation too: a forged run may call what they have.
 
     Raises:
       UserError: a module is not confirmed, or cannot be imported.
     """
     for module in modules:
-        if module in sys.modules:
-            continue
         if not confirmed:
             raise UserError(
                 f"{folder}: the run names the module {module!r:.80}, whose code is run only if you ask for it: "
