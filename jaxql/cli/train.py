@@ -58,8 +58,7 @@ def run(argv: list[str]) -> int:
         preset=given.preset,
         env_args=env_args,
         init_from=given.init_from,
-        network=network,
-        **_changes(given, *defaults),
+        **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
     signal = max(each.interrupted for each in (done if isinstance(done, list) else [done]))
