@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from jaxql.cli.opening import opening
 from jaxql.cli.options import parse, require_at_least, split_subject
 
 SYNTAX = "record RUN --out FILE"
@@ -15,6 +16,7 @@ class Options:
     out: str  # the video: a name that ends in .mp4 or .gif
     episodes: int = 1  # full games
     seed: int = 0
+    trust: bool = False  # import the installed modules that the run names; for a run that you did not make here
 
 
 def run(argv: list[str]) -> int:
@@ -28,7 +30,8 @@ def run(argv: list[str]) -> int:
 
     check_device()
     cache_compilations()
-    result = open_run(folder).record(given.out, given.seed, given.episodes)
+    with opening(folder):
+        result = open_run(folder, trust=given.trust).record(given.out, given.seed, given.episodes)
     returns = ", ".join(f"{return_:g}" for return_ in result["returns"])
     print(f"{given.out}: {result['frames']} frames, return {returns}")
     return 0

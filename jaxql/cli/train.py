@@ -44,6 +44,7 @@ def run(argv: list[str]) -> int:
     from jaxql.lab.settings import settings
 
     defaults = settings(entry_of(name), envs.identify(env)[0] if env else "", preset)
+    network, argv = _own_network(argv)
     given = parse(_with_settings(*defaults), argv, f"train {name}")
     env_args = _env_args(given.env_arg)
     from jaxql.lab.training import train
@@ -57,10 +58,27 @@ def run(argv: list[str]) -> int:
         preset=given.preset,
         env_args=env_args,
         init_from=given.init_from,
-        **_changes(given, *defaults),
+        **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
-    return 130 if any(each.interrupted for each in (done if isinstance(done, list) else [done])) else 0
+    signal = max(each.interrupted for each in (done if isinstance(done, list) else [done]))
+    return 128 + signal if signal else 0
+
+
+def _own_network(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Returns the MODULE:NAME that --network gives, or None, and the other words.
+
+    >>> _own_network(["--network", "mine:Net", "--seed", "1"])
+    ('mine:Net', ['--seed', '1'])
+    >>> _own_network(["--network", "mlp"])
+    (None, ['--network', 'mlp'])
+    """
+    network = value_of(argv, "--network")
+    if network is None or ":" not in network:
+        return None, argv
+    given = [i for i, word in enumerate(argv) if word == "--network"]
+    left_out = {*given, *(i + 1 for i in given)}
+    return network, [word for i, word in enumerate(argv) if i not in left_out and not word.startswith("--network=")]
 
 
 def _with_settings(algorithm: Any, run: Any) -> type[Any]:

@@ -7,6 +7,7 @@ is written under a temporary name, synced, renamed, and its folder synced.
 
 import hashlib
 import json
+import math
 import os
 import re
 import struct
@@ -23,6 +24,9 @@ from jaxql.errors import UserError, nearest
 from jaxql.lab.disk import publish, write_file, write_synced
 
 FORMAT, VERSION = "jaxql checkpoint", 1
+MANIFEST = {"keys": dict, "metadata": dict, "sha256": str, "bytes": int, "arrays": str}  # fields beside those
+ARRAYS = r"\.[0-9a-f]{16}\.safetensors"  # ends the name of an arrays file
+MAX_RANK = 32  # of an array that NumPy 1 can hold
 _NAMES = {"BOOL": "bool", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "C64": "complex64"}
 _NAMES |= {f"{kind[0].upper()}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)}
 _NAMES |= {f"F{bits}": f"float{bits}" for bits in (16, 32, 64)}
@@ -77,9 +81,11 @@ def load(path: str | os.PathLike, like: Any = None) -> tuple[Any, dict[str, Any]
     Raises:
       UserError: missing, damaged, of a newer format, or of another structure, shape or dtype than `like`.
     """
-    manifest, leaves = _read(path)
-    leaves = {key: _with_key(value, manifest["keys"].get(key)) for key, value in leaves.items()}
-    return (_nested(leaves) if like is None else _restore(path, leaves, like)), manifest["metadata"]
+    manifest, arrays = _read(path)
+    if unknown := manifest["keys"].keys() - arrays.keys():
+        raise _damaged(path, f"the manifest names a key {min(unknown)!r:.60}, and there is no such array")
+    leaves = {name: _with_key(path, name, array, manifest["keys"].get(name)) for name, array in arrays.items()}
+    return (_nested(path, leaves) if like is None else _restore(path, leaves, like)), manifest["metadata"]
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -153,7 +159,7 @@ def _arrays_in_use(folder: Path, name: str) -> str | None:
 
 def _sweep(folder: Path, name: str, keep: set[str | None]) -> None:
     """Removes files of earlier saves and failures. Removes none if `keep` has None: the files in use are not known."""
-    ours = re.compile(re.escape(name) + r"\.([0-9a-f]{16}\.safetensors|safetensors\.tmp|json\.tmp)")
+    ours = re.compile(re.escape(name) + rf"({ARRAYS}|\.safetensors\.tmp|\.json\.tmp)")
     with suppress(OSError):
         for file in folder.iterdir() if None not in keep else ():
             if ours.fullmatch(file.name) and file.name not in keep:
@@ -168,7 +174,7 @@ def _read(path: str | os.PathLike, attempts: int = 3) -> tuple[dict[str, Any], d
     folder, name = Path(path).parent, Path(path).name
     manifest = _read_manifest(folder, name)
     try:
-        return manifest, _read_arrays(folder / Path(manifest["arrays"]).name, manifest)
+        return manifest, _read_arrays(folder / manifest["arrays"], manifest)
     except FileNotFoundError as error:
         if attempts > 1:
             return _read(path, attempts - 1)
@@ -185,7 +191,7 @@ def _read_manifest(folder: Path, name: str) -> dict[str, Any]:
         record = json.loads(path.read_bytes())
     except OSError as error:
         raise UserError(f"no checkpoint {folder / name}: {path.name}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, "the manifest is not JSON (truncated or overwritten)") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
         raise _damaged(path, "this is not the manifest of a jaxql checkpoint")
@@ -194,7 +200,20 @@ def _read_manifest(folder: Path, name: str) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} has {version}: load it with the jaxql that wrote it, or a newer one")
     if record.get("checksum") != _checksum(record):
         raise _damaged(path, "the manifest's checksum is wrong, so it was changed after it was written")
+    for field, kind in MANIFEST.items():
+        if not _is(record.get(field), kind):
+            raise _damaged(path, f"its {field} is {record.get(field)!r:.60}, not a {kind.__name__}")
+    if not re.fullmatch(re.escape(name) + ARRAYS, record["arrays"]):
+        raise _damaged(path, f"its arrays are {record['arrays']!r:.60}, which is not the name of their file")
+    for leaf, implementation in record["keys"].items():
+        if not isinstance(implementation, str):
+            raise _damaged(path, f"the key {leaf!r:.60} has the generator {implementation!r:.60}, which is not a name")
     return record
+
+
+def _is(value: Any, kind: type) -> bool:
+    """Returns whether a value of JSON has this type; a truth value is no number."""
+    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
 
 
 def _read_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -206,39 +225,92 @@ def _read_arrays(path: Path, manifest: dict[str, Any]) -> dict[str, np.ndarray]:
                 raise _damaged(path, f"{size} bytes where {manifest['bytes']} were written")
             if hashlib.file_digest(file, "sha256").hexdigest() != manifest["sha256"]:
                 raise _damaged(path, "its SHA-256 is not the manifest's, so bytes were changed")
-            file.seek(0)
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-            return {name: _read_array(file, 8 + length, entry) for name, entry in header.items()}
+            start, entries = _read_header(path, file, size)
+            return {name: _read_array(file, start, *entry) for name, entry in entries.items()}
     except FileNotFoundError:
         raise
     except OSError as error:
         raise _damaged(path, error.strerror or str(error)) from error
 
 
-def _read_array(file: Any, start: int, entry: dict[str, Any]) -> np.ndarray:
-    first, last = entry["data_offsets"]
+Entry = tuple[Any, tuple[int, ...], int, int]  # of an array: dtype, shape, first byte, byte after the last
+
+
+def _read_header(path: Path, file: Any, size: int) -> tuple[int, dict[str, Entry]]:
+    """Returns where the arrays begin, and the entry of each by name.
+
+    Raises:
+      UserError: the entries do not fill the rest of the file one after another, as the format requires.
+    """
+    file.seek(0)
+    (length,) = struct.unpack("<Q", file.read(8).ljust(8, b"\xff"))
+    if length > size - 8:
+        raise _damaged(path, "its header is longer than the file")
+    try:
+        header = json.loads(file.read(length))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "its header is not a JSON object")
+    entries = {name: _entry(path, name, entry) for name, entry in header.items() if name != "__metadata__"}
+    end = 0
+    for name, (_, _, first, last) in sorted(entries.items(), key=lambda item: item[1][2:]):
+        if first != end:
+            raise _damaged(path, f"its array {name!r:.60} begins at byte {first}, and the one before ends at {end}")
+        end = last
+    if 8 + length + end != size:
+        raise _damaged(path, f"its arrays take {end} bytes of {size - 8 - length}")
+    return 8 + length, entries
+
+
+def _entry(path: Path, name: str, entry: Any) -> Entry:
+    """Returns the checked entry of one array in the header."""
+    wrong = _damaged(path, f"the entry of its array {name!r:.60} is {entry!r:.80}")
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise wrong
+    code, shape, span = entry["dtype"], entry["shape"], entry["data_offsets"]
+    lists = isinstance(shape, list) and isinstance(span, list) and len(span) == 2 and len(shape) <= MAX_RANK
+    if not lists or not all(_is(n, int) and 0 <= n < 2**63 for n in [*shape, *span]):
+        raise wrong
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise wrong
+    if math.prod(shape) * _DTYPES[code].itemsize != span[1] - span[0]:
+        raise wrong
+    return _DTYPES[code], tuple(shape), span[0], span[1]
+
+
+def _read_array(file: Any, start: int, dtype: Any, shape: tuple[int, ...], first: int, last: int) -> np.ndarray:
     raw = np.empty(last - first, np.uint8)
     file.seek(start + first)
-    file.readinto(raw)
-    return raw.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    if file.readinto(raw) != len(raw):
+        raise OSError("the file became shorter while it was read")
+    return raw.view(dtype).reshape(shape)
 
 
-def _with_key(array: np.ndarray, implementation: str | None) -> Any:
-    return array if implementation is None else jax.random.wrap_key_data(jnp.array(array), impl=implementation)
+def _with_key(path: Any, name: str, array: np.ndarray, implementation: str | None) -> Any:
+    """Returns the array, or the PRNG keys whose data it is."""
+    if implementation is None:
+        return array
+    try:
+        return jax.random.wrap_key_data(jnp.array(array), impl=implementation)
+    except (TypeError, ValueError) as error:
+        found = f"{array.dtype}{list(array.shape)}"
+        raise _damaged(path, f"its leaf {name!r:.60}, {found}, is no key of {implementation!r:.60}") from error
 
 
 def _holds(dtype: Any) -> bool:
     return jax.dtypes.canonicalize_dtype(dtype) == dtype
 
 
-def _nested(leaves: dict[str, Any]) -> Any:
+def _nested(path: Any, leaves: dict[str, Any]) -> Any:
     tree: dict[str, Any] = {}
     for name, value in leaves.items():
         *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in name.split("/"))
-        node = tree
+        node: Any = tree
         for parent in parents:
-            node = node.setdefault(parent, {})
+            node = node.setdefault(parent, {}) if isinstance(node, dict) else None
+        if not isinstance(node, dict) or last in node:
+            raise _damaged(path, f"its leaf {name!r:.60} lies inside another leaf")
         node[last] = value if _is_key(value) or not _holds(value.dtype) else jnp.array(value)
     return tree[""] if list(leaves) == [""] else tree
 

@@ -1,18 +1,15 @@
 """The envs of a run, and who steps them: the host, or a compiled program where the env is a JAX env."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from jaxql import envs, loop
+from jaxql import envs
 from jaxql.envs.jax import DeviceEnv
 from jaxql.errors import UserError
-from jaxql.types import Agent, Env
-
-Carry = tuple[Any, Any, Any]  # (state of the agent, state of the envs, observations)
+from jaxql.types import Env
 
 
 class EnvMaker:
@@ -44,22 +41,3 @@ class EnvMaker:
 def is_compiled(env: Env) -> bool:
     """Returns whether `env.step` is a pure function that can be compiled together with an agent."""
     return isinstance(env, DeviceEnv)
-
-
-def make_player(
-    env: Env, agent: Agent, *, rollout_length: int, most_warmup: int, most_rounds: int
-) -> Callable[[Carry, int, int], tuple[Carry, Any]]:
-    """Returns play(carry, warmup, rounds) -> (carry, metrics): `loop.train` on these envs.
-
-    Rounds with JAX envs are compiled whole. Others are played step by step, with the agent's functions compiled.
-
-    Args:
-      rollout_length: vector steps of a round.
-      most_warmup, most_rounds: the greatest counts that `play` will be given.
-    """
-    if isinstance(env, DeviceEnv):
-        return env.compile_rounds(agent, max_warmup=most_warmup, max_rounds=most_rounds, rollout_length=rollout_length)
-    train = functools.partial(
-        loop.train, loop.jit_agent(agent), env.step, scan=loop.host_scan, rollout_length=rollout_length
-    )
-    return lambda carry, warmup, rounds: train(carry, warmup=warmup, rounds=rounds)

@@ -67,6 +67,10 @@ class Rows(NamedTuple):
     truncated: Any  # [T, B]
 
 
+class EvaluationStopped(Exception):
+    """An evaluation was given up, for it was told to stop."""
+
+
 class Evaluator:
     """Plays one full episode in every env with an agent's policy; the others wait until all are done.
 
@@ -74,10 +78,14 @@ class Evaluator:
 
     Args:
       agent: its `policy` is used.
+      stop: asked now and then; a true answer ends an evaluation.
+
+    Raises:
+      EvaluationStopped: `stop` said so.
     """
 
-    def __init__(self, agent: Agent):
-        self._policy = agent.policy
+    def __init__(self, agent: Agent, stop: Callable[[], bool] = lambda: False):
+        self._policy, self._stop = agent.policy, stop
         self._step: Callable | None = None  # of the first JAX envs
 
     def __call__(
@@ -93,9 +101,9 @@ class Evaluator:
           step_cap: an episode that goes on after so many steps is cut, and counted as capped.
         """
         if not is_compiled(env):
-            return _judge(_play_on_host(self._policy, params, env, key, epsilon, step_cap))
+            return _judge(_play_on_host(self._policy, self._stop, params, env, key, epsilon, step_cap))
         step = self._step = self._step or env.step
-        return _judge(_play_compiled(self._policy, step, params, env, key, epsilon, step_cap))
+        return _judge(_play_compiled(self._policy, step, self._stop, params, env, key, epsilon, step_cap))
 
 
 def evaluate(agent: Agent, params: Any, env: Env, key: Array, **options: Any) -> Evaluation:
@@ -121,11 +129,14 @@ def _first_memory(policy: Callable, params: Any, obs: Any, key: Array) -> Any:
     return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), memory)
 
 
-def _play_on_host(policy: Callable, params: Any, env: Any, key: Array, epsilon: float, step_cap: int) -> Rows:
+def _play_on_host(
+    policy: Callable, stop: Callable[[], bool], params: Any, env: Any, key: Array, epsilon: float, step_cap: int
+) -> Rows:
     obs = env.reset()
     env.take_episodes()
     memory, going, played = _first_memory(policy, params, obs, key), np.ones(env.spec.num_envs, bool), []
     for t in range(step_cap):
+        _check_stop(stop)
         action, memory = _act(policy, params, obs, memory, key, t, epsilon)
         action = np.asarray(action)  # also waits until obs has been read: its memory may be the emulator's
         obs, reward, terminated, truncated, _ = env.tick(action, idle=~going)
@@ -136,18 +147,31 @@ def _play_on_host(policy: Callable, params: Any, env: Any, key: Array, epsilon: 
     return Rows(*map(np.stack, zip(*played, strict=True)))
 
 
+def _check_stop(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise EvaluationStopped
+
+
 @functools.partial(jax.jit, static_argnames="policy")
 def _act(policy, params, obs, memory, key, t, epsilon):
     return policy(params, obs, memory, jax.random.fold_in(key, t), epsilon)
 
 
 def _play_compiled(
-    policy: Callable, step: Callable, params: Any, env: Any, key: Array, epsilon: float, step_cap: int
+    policy: Callable,
+    step: Callable,
+    stop: Callable[[], bool],
+    params: Any,
+    env: Any,
+    key: Array,
+    epsilon: float,
+    step_cap: int,
 ) -> Rows:
     obs = env.reset()
     memory, going = _first_memory(policy, params, obs, key), np.ones(env.spec.num_envs, bool)
     state, parts, played = (env.state, obs, memory, going), [], 0
     while played < step_cap and np.any(state[-1]):
+        _check_stop(stop)
         state, rows, count = _play_part(policy, step, params, state, key, epsilon, played, min(PART, step_cap - played))
         parts.append(jax.tree.map(lambda x, count=int(count): np.asarray(x)[:count], rows))
         played += int(count)

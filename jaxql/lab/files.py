@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import datetime
+import hashlib
 import json
 import math
 import os
@@ -11,6 +13,7 @@ import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,12 +22,14 @@ import jax
 import numpy as np
 
 from jaxql.errors import UserError
+from jaxql.lab import trust
 from jaxql.lab.disk import write_file
 from jaxql.lab.events import EventFile
 from jaxql.lab.tables import Table, read_table
 
 PACKAGES = ("jaxql", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "ale-py")
 TIMING = ("env_steps", "seconds", "steps_per_second")
+LONGEST_NAME = 200  # letters of a default folder's name; file systems take 255 bytes
 
 
 def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "runs") -> Path:
@@ -33,7 +38,7 @@ def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "r
     >>> default_folder("dqn", "ALE/Pong-v5", 0).as_posix()
     'runs/dqn-ALE-Pong-v5-seed0'
     """
-    name = re.sub(r"[^\w.+-]+", "-", f"{agent}-{env}-seed{seed}")
+    name = re.sub(r"[^\w.+-]+", "-", f"{agent}-{env}")[:LONGEST_NAME] + f"-seed{seed}"
     folder, count = Path(root) / name, 1
     while folder.exists():
         count += 1
@@ -42,23 +47,47 @@ def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "r
 
 
 def describe(config: dict[str, Any]) -> dict[str, Any]:
-    """Returns the content of config.json: settings, versions, device, git commit of this directory, command line."""
+    """Returns the content of config.json but its checksum and signature.
+
+    Settings, date, versions, machine, device, git commit of this directory, command line, and where the modules lie
+    that the settings name.
+    """
     devices, program = jax.devices(), Path(sys.argv[0]).name
     return {
         "config": config,
         "seed": config.get("seed"),
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "host": platform.node(),
+        "cpu": {"kind": _cpu(), "count": os.cpu_count()},
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "device": {"platform": devices[0].platform, "kind": devices[0].device_kind, "count": len(devices)},
         "x64": bool(jax.config.values["jax_enable_x64"]),
         "git": _git(),
         "command": ["jaxql" if program == "__main__.py" else program, *sys.argv[1:]],
+        "modules": trust.homes_of(trust.modules_of(config)),
     }
 
 
 def check_free(folder: Path) -> None:
-    """Raises UserError if the folder holds something already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not empty: choose another folder, delete it, or resume the run in it")
+    """Raises UserError if the folder holds something already, or cannot be looked at."""
+    try:
+        if os.path.lexists(folder) and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not empty: choose another folder, delete it, or resume the run in it")
+        os.stat(folder)  # finds names that are too long
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise _cannot_make(folder, error) from error
+
+
+def _cannot_make(folder: Path, error: OSError | ValueError) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError(f"cannot make a run in {_shortened(folder)}: {reason}: choose another folder")
+
+
+def _shortened(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= LONGEST_NAME else f"{text[:60]}...{text[-20:]}"
 
 
 class RunFiles:
@@ -71,7 +100,9 @@ class RunFiles:
       tensorboard: whether `append` and `scalar` write event files too.
 
     Raises:
-      UserError: the folder is in use, cannot be made, or (resume) holds no run. Nothing is written then.
+      UserError: the folder is in use, cannot be made, or (resume) holds no run. Nothing is left behind then.
+
+    A run that fails before its first row and its first checkpoint leaves nothing behind either.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -84,16 +115,18 @@ class RunFiles:
     def __init__(
         self, folder: str | os.PathLike, config: dict[str, Any], resume: bool = False, tensorboard: bool = True
     ):
-        self.folder = Path(folder)
+        self.folder, self._made, self._fresh = Path(folder), list[Path](), not resume
         if resume:
             read_config(self.folder)
         else:
-            _claim(self.folder, config)
+            self._made = _claim(self.folder, config)
         try:
             self._metrics = Table(self.folder / "metrics.csv")
             self._timing = Table(self.folder / "timing.csv", TIMING)
             self._events = EventFile(self.folder) if tensorboard else None
         except OSError as error:
+            if self._fresh:
+                self._discard()
             raise UserError(f"cannot write in {folder}: {error.strerror or error}") from error
         self._last = (0, 0.0)
 
@@ -138,6 +171,11 @@ class RunFiles:
             self._events.forget(env_steps + 1)
         self._last = (env_steps, 0.0)
 
+    def check_present(self) -> None:
+        """Raises UserError if the folder was deleted or replaced."""
+        if not (self.folder / "config.json").exists():
+            raise UserError(f"the run folder {self.folder} is gone: somebody deleted or moved it, so the run ends")
+
     def close(self) -> None:
         """Closes every file; closing twice is harmless."""
         for file in (self._metrics, self._timing, self._events):
@@ -147,19 +185,73 @@ class RunFiles:
     def __enter__(self) -> "RunFiles":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
         self.close()
+        if kind is not None and self._fresh:
+            with suppress(OSError):
+                if not (self.folder / "checkpoints").exists() and not (self.folder / "metrics.csv").stat().st_size:
+                    self._discard()
+
+    def _discard(self) -> None:
+        """Removes what this run wrote, and the folders that were made for it and are empty."""
+        files = [self.folder / name for name in ("config.json", "metrics.csv", "timing.csv")]
+        for file in [*files, *self.folder.glob("events.out.tfevents.*")]:
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+        _remove_folders(self._made)
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:
-    """Returns config.json of a run. Raises UserError where there is none."""
+    """Returns config.json of a run, in which {"float": "inf"} stands for a number that JSON lacks.
+
+    Raises:
+      UserError: there is none, or it is no JSON object with the settings of a run.
+    """
     path = Path(folder) / "config.json"
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{folder} is not the folder of a run: config.json: {error.strerror or error}") from error
-    except ValueError as error:
+        record = json.loads(path.read_bytes(), parse_constant=_refuse_constant, object_hook=_with_floats)
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError):
+            reason = f"is not the folder of a run: config.json: {error.strerror or error}"
+            raise UserError(f"{_shortened(Path(folder))} {reason}") from error
         raise UserError(f"{path} is damaged: not JSON") from error
+    config = record.get("config") if isinstance(record, dict) else None
+    if not isinstance(config, dict):
+        raise UserError(f"{path} is damaged: it has no settings of a run")
+    return record
+
+
+def is_unchanged(record: dict[str, Any]) -> bool:
+    """Returns whether config.json is what was written: its checksum is right."""
+    try:
+        return record.get("checksum") == _checksum(record)
+    except RecursionError:
+        return False
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _with_floats(value: dict[str, Any]) -> Any:
+    """Returns an object of JSON, or the float that it stands for."""
+    return float(value["float"]) if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan") else value
+
+
+def _without_floats(value: Any) -> Any:
+    """Returns what JSON can hold: {"float": "inf"} for a float that is not finite, and other values as `_json` says."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
+    if isinstance(value, dict):
+        return {str(name): _without_floats(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_floats(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else _without_floats(_json(value))
+
+
+def _checksum(record: dict[str, Any]) -> str:
+    rest = {name: value for name, value in record.items() if name not in ("checksum", "signature")}
+    return hashlib.sha256(json.dumps(_without_floats(rest), sort_keys=True).encode()).hexdigest()
 
 
 def read_metrics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -167,24 +259,54 @@ def read_metrics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
     return read_table(Path(folder) / "metrics.csv")
 
 
-def _claim(folder: Path, config: dict[str, Any]) -> None:
-    """Makes the folder and its config.json, or raises UserError and leaves the folder as it is."""
+def _claim(folder: Path, config: dict[str, Any]) -> list[Path]:
+    """Makes the folder and its config.json; returns the folders that were made, innermost first.
+
+    Raises:
+      UserError: the folder cannot be had; it is left as it was.
+    """
+    check_free(folder)
+    record = _without_floats(describe(config))
+    record["checksum"] = _checksum(record)
+    if trust.modules_of(config):
+        record["signature"] = trust.sign(folder, record["checksum"])
+    made: list[Path] = []
     try:
-        check_free(folder)
-        text = json.dumps(describe(config), indent=2, default=_json) + "\n"
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         os.close(os.open(folder / "metrics.csv", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # one of two wins
-        write_file(folder / "config.json", text.encode())
+        try:
+            write_file(folder / "config.json", (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())
+        except OSError:
+            for name in ("config.json", "metrics.csv"):
+                (folder / name).unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise UserError(f"cannot make a run in {folder}: {error.strerror or error}: choose another folder") from error
+        _remove_folders(made)
+        raise _cannot_make(folder, error) from error
+    return made
+
+
+def _remove_folders(folders: list[Path]) -> None:
+    """Removes empty folders, innermost first."""
+    with suppress(OSError):
+        for each in folders:
+            each.rmdir()
 
 
 def _json(value: Any) -> Any:
+    """Returns a value that is no JSON as one that is."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         return value.tolist()
     return getattr(value, "__qualname__", None) or str(value)
+
+
+def _cpu() -> str:
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)$", about.read_text(), re.MULTILINE) if about.exists() else None
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxql.errors import UserError
+from jaxql.types import Env
 
+FEW_ENVS = 1_000  # that fit on any machine
+JAX_ENV_BYTES = 64  # of the state of a JAX env and its statistics, at least
+HOST_ENV_BYTES = 10_000  # of a Gymnasium env and its wrappers, at least
 M_ARENA_MAX, M_MMAP_MAX, M_TRIM_THRESHOLD = -8, -4, -1  # of glibc's malloc.h
 WORTH_SAYING = 0.25  # of the free memory
 CACHE_SWITCH = "JAXQL_COMPILATION_CACHE"  # environment variable: a folder, or "off"
@@ -98,6 +103,26 @@ def memory_report(shapes: Any, seeds: int) -> str:
     return line if free is None else f"{line}; {free / 1e9:.1f} GB are free"
 
 
+def check_env_memory(make_env: Callable[..., Env], count: int, name: str) -> None:
+    """Raises UserError if `count` envs cannot fit, before they are made; `name` is the setting that asks for them.
+
+    One env is made to see its observations. Fewer than 1,000 envs are not looked at.
+    """
+    if not isinstance(count, int) or count < FEW_ENVS:
+        return
+    from jaxql.lab.environments import is_compiled
+
+    one = make_env(1, seed=0, purpose="evaluate")
+    each = _bytes(one.spec.obs) + (JAX_ENV_BYTES if is_compiled(one) else HOST_ENV_BYTES)
+    free = _free_memory() if is_compiled(one) else _free_ram()
+    one.close()
+    if free is not None and count * each > free:
+        raise UserError(
+            f"{name} is {count}: so many envs need at least {count * each / 1e9:,.1f} GB and {free / 1e9:.1f} GB are "
+            f"free; lower {name}"
+        )
+
+
 def _bytes(shapes: Any) -> int:
     arrays = [x for x in jax.tree.leaves(shapes) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)]
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
@@ -106,10 +131,15 @@ def _bytes(shapes: Any) -> int:
 def _free_memory() -> int | None:
     """Returns the bytes free on the device, or None where the device does not say."""
     if jax.default_backend() == "cpu":
-        meminfo = Path("/proc/meminfo")
-        found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
-        return 1024 * int(found[1]) if found else None
+        return _free_ram()
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" not in statistics:
         return None
     return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
+
+
+def _free_ram() -> int | None:
+    """Returns the bytes free for this process, or None where the system does not say."""
+    meminfo = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None
+    return 1024 * int(found[1]) if found else None

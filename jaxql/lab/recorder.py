@@ -1,9 +1,12 @@
 """The record of one seed of a run: metrics, evaluations, checkpoints, and the rule that ends it."""
 
 import math
+import os
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,13 +16,16 @@ from jaxql.agents.state import State
 from jaxql.envs.host import Episode
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
+from jaxql.lab.clock import Stopwatch
 from jaxql.lab.environments import Env, EnvMaker
-from jaxql.lab.evaluation import Evaluator, exact_report
+from jaxql.lab.evaluation import EvaluationStopped, Evaluator, exact_report
 from jaxql.lab.files import RunFiles
+from jaxql.lab.health import Health, Signs, failure
 from jaxql.lab.runs import Run
 from jaxql.lab.settings import RunSettings
 from jaxql.types import MDP, Agent
 
+FINAL_PAUSES = (0.1, 1.0, 3.0)  # seconds after each failed write of the last checkpoint
 EVALUATION_KEYS = 0x7E57  # folded into the seed's key, together with the number of the evaluation
 COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics follow `return_mean`
     "env_steps": "valid steps of all envs together since the start",
@@ -37,8 +43,8 @@ COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics f
 class SeedRecorder:
     """Records the run of one seed, the same way whether it is trained alone or together with others.
 
-    A chunk is the number of rounds until the next log, evaluation or checkpoint, as far as env steps can be foretold.
-    It depends on this seed alone. It may be played in parts: `add_rounds` for each of them, then `close_chunk`.
+    A chunk is the number of rounds until the next log, evaluation or checkpoint, if all env steps count. It depends on
+    this seed alone. It may be played in parts: `add_rounds` for each of them, then `close_chunk`.
 
     Args:
       agent: of one seed, its functions compiled.
@@ -74,7 +80,8 @@ class SeedRecorder:
         self.agent, self.evaluator, self.config, self.settings = agent, evaluator, config, settings
         self.mdp, self.make_env, self.files, self.seed = mdp, make_env, files, seed
         self.callback, self.show = callback, show
-        self.began = time.perf_counter()
+        self.watch = Stopwatch()
+        self.health: Health | None = None
         self.recent: deque[float] = deque(maxlen=100)  # returns of the last training episodes
         self.fresh: list[float] = []  # returns of those since the last row
         self.episodes = self.env_steps = self.evaluations = 0
@@ -91,32 +98,41 @@ class SeedRecorder:
         self.rounds = self.chunk(math.ceil(config.warmup_steps / config.num_envs))
         self.closing_lines: list[str] = []
 
+    def begin(self, signs: Signs) -> None:
+        """Takes note of the state in which the run begins."""
+        discounts = [getattr(self.config, name) for name in ("discount", "discount_end") if hasattr(self.config, name)]
+        self.health = Health(discounts, signs)
+
     def chunk(self, warmup: int = 0) -> int:
         """Returns the rounds of the next chunk, which begins with `warmup` vector steps without learning."""
-        config, settings = self.config, self.settings
-        ahead = settings.steps - self.env_steps - warmup * config.num_envs
-        return max(1, min(settings.log_every, settings.eval_every, ahead) // (config.num_envs * config.rollout_length))
+        config, played = self.config, self.env_steps + warmup * self.config.num_envs
+        due = min(self.next_log, self.next_eval, self.next_save, self.settings.steps)
+        return max(1, math.ceil((due - played) / (config.num_envs * config.rollout_length)))
 
     def add_rounds(self, rounds: int, metrics: Any, episodes: Sequence[Episode]) -> None:
-        """Adds part of the chunk: metrics, leaves [rounds, gradient_steps], and the episodes that finished in it."""
-        self.rounds -= rounds
-        self.parts.append(metrics)
-        self.finished += episodes
+        """Adds part of the chunk: metrics, leaves [rounds, gradient_steps] or None, and the episodes that finished.
 
-    def close_chunk(self, state: State) -> None:
+        Raises:
+          UserError: the run folder is gone.
+        """
+        self.files.check_present()
+        self.rounds -= rounds
+        self.finished += episodes
+        if metrics is not None:
+            self.parts.append(metrics)
+
+    def close_chunk(self, state: State, signs: Signs) -> None:
         """Does what is due at the end of a chunk, where the agent's state is `state`, and begins the next chunk.
 
         Raises:
-          UserError: a loss is not finite.
+          UserError: a number is not finite, or action values diverge; no checkpoint has such parameters.
         """
         self.env_steps = int(state.env_steps)
-        self.chunks.append(jax.tree.map(lambda *x: np.concatenate(x), *self.parts))
-        if not np.all(np.isfinite(self.chunks[-1]["loss"])):
-            raise UserError(
-                f"the loss is not finite after {self.env_steps} env steps; lower learning_rate or set "
-                f"max_gradient_norm; the checkpoints in {self.files.folder} are from before"
-            )
-        returns = [episode.return_ for episode in self.finished]
+        metrics, episodes = jax.tree.map(lambda *x: np.concatenate(x), *self.parts), self.finished
+        if self.health and (problem := self.health.problem(metrics, episodes, signs)):
+            raise failure(problem, self.env_steps, self.checkpoints if self.checkpoints.exists() else None)
+        self.chunks.append(metrics)
+        returns = [episode.return_ for episode in episodes]
         self.episodes += len(returns)
         self.recent.extend(returns)
         self.fresh.extend(returns)
@@ -130,11 +146,14 @@ class SeedRecorder:
         if not self.evaluating and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > settings.eval_from:
             self.evaluating = due = True
         if due:
-            self.next_eval = self._next_multiple(settings.eval_every)
-            if self.evaluating:
-                self.evaluate(state)
-            else:
-                self.keep_best(state, self.return_mean)
+            try:
+                if self.evaluating:
+                    self.evaluate(state)
+                else:
+                    self.keep_best(state, self.return_mean)
+                self.next_eval = self._next_multiple(settings.eval_every)
+            except EvaluationStopped:
+                due = False
         if self.env_steps >= self.next_save:
             self.next_save = self._next_multiple(settings.checkpoint_every)
             self.save("last", state, self.return_mean)
@@ -163,33 +182,59 @@ class SeedRecorder:
         if self.eval_env is None:
             self.eval_env = self.make_env(self.settings.eval_episodes, seed=self.seed, purpose="eval")
         key = jax.random.fold_in(jax.random.key(self.seed), EVALUATION_KEYS + self.evaluations)
+        mean = float(np.mean(self.evaluator(state.params, self.eval_env, key).returns))
+        if not math.isfinite(mean):
+            raise failure("the mean return of an evaluation is not finite", self.env_steps, self.checkpoints)
         if self.evaluations == 0:
             self.best = None  # an evaluation counts for more than any training episodes
         self.evaluations += 1
-        self.eval_mean = float(np.mean(self.evaluator(state.params, self.eval_env, key).returns))
-        self.keep_best(state, self.eval_mean)
+        self.eval_mean = mean
+        self.keep_best(state, mean)
         if self.settings.solved_by == "evaluation":
-            self.solved |= self.passes(self.eval_mean)
+            self.solved |= self.passes(mean)
 
     @property
     def scored_by(self) -> str:
         """The episodes that give a checkpoint its score: "evaluation" or "training"."""
         return "evaluation" if self.evaluations else "training"
 
-    def keep_best(self, state: State, score: float) -> None:
-        """Writes the best checkpoint if the score is higher than before."""
-        if self.best is None or score > self.best or math.isnan(self.best):
-            self.best = score
-            self.save("best", state, score)
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.files.folder / "checkpoints"
 
-    def save(self, name: str, state: State, score: float) -> None:
-        """Writes the checkpoint `name`."""
+    def keep_best(self, state: State, score: float) -> None:
+        """Writes the best checkpoint if the score is higher than that of the one before."""
+        if self.best is None or score > self.best or math.isnan(self.best):
+            if self.save("best", state, score):
+                self.best = score
+
+    def save(self, name: str, state: State, score: float) -> bool:
+        """Writes the checkpoint `name`; where that fails, warns, keeps the one before and returns False."""
         metadata = {"env_steps": self.env_steps, "score": score, "scored_by": self.scored_by}
-        checkpoint.save(self.files.folder / "checkpoints" / name, state.params, metadata)
+        self.files.check_present()
+        try:
+            checkpoint.save(self.checkpoints / name, state.params, metadata)
+        except UserError as error:
+            warnings.warn(f"{error}; it is tried again later", RuntimeWarning, stacklevel=2)
+            return False
+        return True
+
+    def save_last(self, state: State) -> None:
+        """Writes the last checkpoint of the run, after a pause if it fails.
+
+        Raises:
+          UserError: it failed again and again.
+        """
+        for seconds in FINAL_PAUSES:
+            if self.save("last", state, self.return_mean):
+                return
+            time.sleep(seconds)
+        raise UserError(f"the last checkpoint of {self.files.folder} could not be written; see the warnings before")
 
     def log(self, state: State) -> bool:
         """Writes and shows a row of metrics; returns whether the callback wants the run to stop."""
-        seconds = time.perf_counter() - self.began
+        seconds = self.watch.seconds()
         means = {name: float(np.mean([np.mean(chunk[name]) for chunk in self.chunks])) for name in self.chunks[0]}
         if "epsilon" in means:
             means["epsilon"] = float(self.chunks[-1]["epsilon"].flat[-1])
@@ -210,14 +255,19 @@ class SeedRecorder:
         self.chunks, self.fresh, self.eval_mean = [], [], math.nan
         return bool(self.callback(row)) if self.callback else False
 
-    def finish(self, state: State, interrupted: bool) -> Run:
-        """Writes the last checkpoint and the closing lines, and returns the Run."""
+    def finish(self, state: State, interrupted: int) -> Run:
+        """Writes the last checkpoint and the closing lines, and returns the Run.
+
+        Raises:
+          UserError: the checkpoint cannot be written.
+        """
+        self.env_steps = int(state.env_steps)
         if self.best is None:
             self.keep_best(state, self.return_mean)
-        self.save("last", state, self.return_mean)
+        self.save_last(state)
         if self.eval_env is not None:
             self.eval_env.close()
-        seconds = time.perf_counter() - self.began
+        seconds = self.watch.seconds()
         run = Run(
             self.files.folder,
             self.agent,
@@ -233,7 +283,8 @@ class SeedRecorder:
             best_score=self.best,
         )
         if self.mdp is not None and isinstance(state.params, dict) and "q_values" in state.params:
-            self.closing_lines.append(exact_report(self.mdp, run.best_params()["q_values"]))
+            best = run.best_params() if os.path.exists(self.checkpoints / "best.json") else state.params
+            self.closing_lines.append(exact_report(self.mdp, best["q_values"]))
         self.closing_lines.append(self.closing_line(seconds))
         return run
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,21 @@ import numpy as np
 from jaxql import agents, loop
 from jaxql.agents.state import State, hyper_of
 from jaxql.errors import UserError
-from jaxql.lab import checkpoint
+from jaxql.lab import checkpoint, trust as confirm
 from jaxql.lab.cards import html_card, text_card
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.evaluation import Evaluation, evaluate
-from jaxql.lab.files import read_config, read_metrics
-from jaxql.lab.settings import RunSettings, settings as resolve
-from jaxql.types import Agent
+from jaxql.lab.files import is_unchanged, read_config, read_metrics
+from jaxql.lab.machine import check_env_memory
+from jaxql.lab.settings import RunSettings, plain, settings as resolve
+from jaxql.types import Agent, EnvSpec, Network
+
+
+class RunWarning(UserWarning):
+    """Something to know of a run that was opened."""
+
+
+PASSED_IN = "passed in"  # in place of the name of a network that came from Python
 
 
 @dataclasses.dataclass(repr=False)
@@ -33,7 +42,7 @@ class Run:
     state: State | None = None  # after the last step; None for a run that was opened
     settings: RunSettings | None = None  # of the run
     solved: bool | None = None
-    interrupted: bool = False  # from the keyboard
+    interrupted: int = 0  # number of the signal that ended the run; 0: none did
     env_steps: int | None = None
     seconds: float | None = None
     best_score: float | None = None  # mean return of the best checkpoint: in evaluation, or in training without one
@@ -75,6 +84,8 @@ class Run:
 
     def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
         """Plays full episodes with the best checkpoint: epsilon 0, raw rewards, seeds of their own."""
+        episodes, seed = plain(episodes), plain(seed)
+        check_env_memory(self.make_env, episodes, "episodes")
         env = self.make_env(episodes, seed=seed, purpose="evaluate")
         try:
             return evaluate(self.agent, self.best_params(), env, jax.random.key(seed))
@@ -85,6 +96,7 @@ class Run:
         """Writes a video of the best checkpoint at play, .mp4 or .gif; returns {"frames", "episodes", "returns"}."""
         from jaxql.lab import video
 
+        episodes, seed = plain(episodes), plain(seed)
         env = self.make_env(1, seed=seed, purpose="record", render=True)
         try:
             key = jax.random.key(seed)
@@ -101,37 +113,126 @@ class Run:
         return display_video(path)
 
 
-def open_run(folder: str | os.PathLike) -> Run:
-    """Returns the run in a folder.
+def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:
+    """Returns the run in a folder. A config.json that was changed after the run was made gives a warning.
+
+    Args:
+      folder: of one run.
+      trust: import the modules that config.json names for its agent, env or network. They must be installed. A run
+        that this user made in this folder needs no `trust`.
 
     Raises:
-      UserError: no such run, or one whose agent or env cannot be made again from its config.json.
+      UserError: no such run, one whose agent or env cannot be made again from its config.json, one that names a module
+        that is not confirmed, or one of another float precision than JAX now has.
     """
-    record = read_config(folder)["config"]
+    path = Path(folder) / "config.json"
+    record = _read_config(Path(folder))
+    config = record["config"]
     try:
-        if record.get("network") or not (record["agent"] in agents.REGISTRY or ":" in record["agent"]):
-            raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
-        entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
-        config, run_settings = resolve(entry, record["env"], **_tuples(record["settings"]))
-    except KeyError as error:
-        raise UserError(f"{folder}: config.json has no {error}, so the run cannot be made again") from error
+        modules = confirm.modules_of(config)
+    except RecursionError as error:
+        raise UserError(f"{path} is damaged: it is nested too deep") from error
+    unchanged = is_unchanged(record)
+    if not unchanged:
+        warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", RunWarning, 2)
+    signed = unchanged and confirm.is_signed(Path(folder), record["checksum"], record.get("signature"))
+    homes = record["modules"].values() if signed else ()
+    with confirm.restricted_imports(folder, homes):
+        confirm.import_modules(folder, modules, confirmed=signed or trust)
+        try:
+            return _make_again(Path(folder), config)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        except Exception as error:  # values that nobody checked may raise anything
+            reason = f"{type(error).__name__}: {error}"
+            raise UserError(f"{path}: the run cannot be made again from it: {reason:.200}") from error
+
+
+CONFIG = {"agent": str, "env": str, "env_args": dict, "settings": dict, "network": str | None}  # what a run is made of
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """Returns the checked config.json of a run that can be made again."""
+    if not os.path.exists(folder / "config.json") and (seeds := seed_folders(folder)) != [folder]:
+        names = ", ".join(each.name for each in seeds)
+        raise UserError(f"{folder} holds the runs of {len(seeds)} seeds: open one of them, {names}")
+    record = read_config(folder)
+    config, path = record["config"], folder / "config.json"
+    for name, kind in CONFIG.items():
+        if name not in config:
+            raise UserError(f"{path} has no {name!r}, so the run cannot be made again")
+        if not isinstance(config[name], kind):
+            raise UserError(f"{path}: {name} is {config[name]!r:.60}, so the run cannot be made again")
+    if config["network"] == PASSED_IN or not (config["agent"] in agents.REGISTRY or ":" in config["agent"]):
+        raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
+    wide = bool(jax.config.values["jax_enable_x64"])
+    if isinstance(record.get("x64"), bool) and record["x64"] != wide:
+        bits = 64 if record["x64"] else 32
+        raise UserError(
+            f"{folder}: the run computed in float{bits}: set JAX_ENABLE_X64={int(record['x64'])} to open it"
+        )
+    return record
+
+
+def _make_again(folder: Path, record: dict[str, Any]) -> Run:
+    """Returns the run of a checked config.json."""
+    entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
+    config, run_settings = resolve(entry, record["env"], **record["settings"])
     env = make_env(1, seed=0, purpose="evaluate")
-    agent = loop.jit_agent(entry.make(config, env.spec))
-    shapes = jax.eval_shape(agent.init, jax.random.key(0), env.spec.obs, hyper_of(config)).params
-    env.close()
-    return Run(Path(folder), agent, make_env, config, shapes, settings=run_settings)
+    try:
+        network = network_named(record["network"], env.spec) if record["network"] else None
+        agent = loop.jit_agent(entry.make(config, env.spec, network))
+        shapes = jax.eval_shape(agent.init, jax.random.key(0), env.spec.obs, hyper_of(config)).params
+    finally:
+        env.close()
+    return Run(folder, agent, make_env, config, shapes, settings=run_settings)
 
 
-def _tuples(settings: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+def network_named(name: str, spec: EnvSpec) -> Network:
+    """Returns the network "module:name": a `Network`, or what a function of the `EnvSpec` returns.
+
+    Raises:
+      UserError: there is none.
+    """
+    network = confirm.import_object(name)
+    if callable(network) and not isinstance(network, Network):
+        network = network(spec)
+    if not isinstance(network, Network):
+        raise UserError(
+            f"{name} gives {type(network).__name__}; it must be a jaxql.Network or a function of the EnvSpec"
+        )
+    return network
+
+
+def seed_folders(folder: str | os.PathLike) -> list[Path]:
+    """Returns the run folders in the folder of a run with many seeds, in order of the seeds; of one run, its own."""
+    folder = Path(folder)
+    try:
+        found = [each for each in folder.glob("seed*") if each.name[4:].isdecimal()]
+    except (OSError, ValueError):
+        found = []
+    found = [each for each in found if os.path.exists(each / "config.json")]
+    alone = not found or os.path.exists(folder / "config.json")
+    return [folder] if alone else sorted(found, key=lambda each: int(each.name[4:]))
 
 
 def load_params(folder: str | os.PathLike, like: Any) -> Any:
     """Returns the parameters of a run's best checkpoint, of the structure and shapes of `like`.
 
+    Those of its last checkpoint, with a warning, where the run ended before it kept a best one.
+
     Raises:
       UserError: there are none, or others.
     """
-    if not Path(folder).is_dir():
-        raise UserError(f"no run folder {folder}; give the folder that jaxql train printed")
-    return checkpoint.load(Path(folder) / "checkpoints" / "best", like)[0]
+    checkpoints = Path(folder) / "checkpoints"
+    if not os.path.isdir(folder):
+        raise UserError(f"no run folder {str(folder):.200}; give the folder that jaxql train printed")
+    best, last = checkpoints / "best", checkpoints / "last"
+    if os.path.exists(f"{best}.json"):
+        return checkpoint.load(best, like)[0]
+    if not os.path.exists(f"{last}.json"):
+        raise UserError(f"{folder} has no checkpoint: the run ended before it wrote one; train it again")
+    params, about = checkpoint.load(last, like)
+    steps = about.get("env_steps")
+    warnings.warn(f"{folder} has no best checkpoint: this is the last one, of {steps} env steps", RunWarning, 3)
+    return params

@@ -4,6 +4,9 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+import jax
+import numpy as np
+
 from jaxql.agents import presets
 from jaxql.agents.config import bounded, validate
 from jaxql.agents.registry import REGISTRY, AgentEntry
@@ -50,7 +53,8 @@ def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **change
                 f"{', '.join(sorted((*of_agent, *of_run)))}"
             )
     tuned = entry.tuned.get("*", {}) | entry.tuned.get(env_id, {})
-    values = (entry.presets[preset] if preset else tuned) | entry.overrides | changes
+    values = (entry.presets[preset] if preset else tuned) | entry.overrides
+    values |= {name: plain(value) for name, value in changes.items()}
     config = entry.config(**{name: value for name, value in values.items() if name in of_agent})
     run = RunSettings(**{name: value for name, value in values.items() if name not in of_agent})
     validate(config)
@@ -66,6 +70,19 @@ def same_settings(name: str, env_id: str, preset: str | None = None, **changes: 
     own = settings(REGISTRY[name], env_id, preset, **changes)
     others = [each for each in names if each != name and preset in (None, *REGISTRY[each].presets)]
     return [each for each in others if settings(REGISTRY[each], env_id, preset, **changes) == own]
+
+
+def plain(value: Any) -> Any:
+    """Returns a NumPy or JAX scalar as Python's number, and a list or tuple as a tuple of such; else the value.
+
+    >>> plain(np.int64(300)), plain([np.int32(64), 64])
+    (300, (64, 64))
+    """
+    if isinstance(value, list | tuple):
+        return tuple(plain(each) for each in value)
+    if isinstance(value, np.generic | np.ndarray | jax.Array) and np.ndim(value) == 0:
+        return value.item()
+    return value
 
 
 def changed_settings(config: Any, run: RunSettings) -> str:

@@ -70,7 +70,10 @@ def read_table(path: Path) -> dict[str, np.ndarray]:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    rows = _rows(whole_lines(data))
+    try:
+        rows = _rows(whole_lines(data))
+    except csv.Error as error:
+        raise UserError(f"{path} is damaged: {error}: restore it from a copy") from error
     for number, row in enumerate(rows, 1):
         if len(row) != len(rows[0]):
             raise UserError(f"{path} line {number}: {len(row)} values for {len(rows[0])} columns: mend or delete it")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,12 +18,19 @@ from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import RunFiles, check_free, default_folder
-from jaxql.lab.machine import memory_report
+from jaxql.lab.machine import check_env_memory, memory_report
 from jaxql.lab.progress import Progress
-from jaxql.lab.runs import Run, load_params
-from jaxql.lab.settings import changed_settings, same_settings, settings as resolve
+from jaxql.lab.runs import PASSED_IN, Run, load_params, network_named
+from jaxql.lab.settings import RunSettings, changed_settings, plain, same_settings, settings as resolve
 from jaxql.lab.trainer import Trainer
 from jaxql.types import Agent, Network
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+FILES_A_SEED = 3  # metrics.csv, timing.csv and the event file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +72,8 @@ def train(
       preset: named settings of the agent; None takes those tuned for this agent and env.
       env_args: keyword arguments of the env.
       init_from: a run folder whose best parameters this run starts from.
-      network: replaces the one that the settings name, or is another name.
+      network: replaces the one that the settings name: a `Network`, the name of another one, or the "module:name" of
+        a `Network` or of a function (EnvSpec) -> Network, which a run can be reopened with.
       callback: called with every row of metrics; of many seeds, rows have the key "seed". A true result stops the run
         of that seed.
       quiet: print nothing.
@@ -75,9 +84,11 @@ def train(
       UserError: bad input, or a loss that is not finite; one line. Of many seeds, such a loss ends its own seed, and
         the error is raised when the others have ended.
     """
+    seed, seeds = plain(seed), plain(seeds)
     every = _seeds(seed, seeds)
     entry, name = _entry(agent)
-    if isinstance(network, str):
+    named = network if isinstance(network, str) and ":" in network else None
+    if isinstance(network, str) and not named:
         settings["network"], network = network, None
     make_env = EnvMaker(env, env_args or {})
     if isinstance(env, VectorEnv):
@@ -85,6 +96,7 @@ def train(
             raise UserError(f"{make_env.id}: its {env.num_envs} envs cannot be split evenly among {seeds} seeds")
         settings["num_envs"] = env.num_envs // seeds
     config, run_settings = resolve(entry, make_env.id, preset, **settings)
+    config, shortened = _shorten_warmup(config, run_settings)
     record = {
         "agent": name,
         "env": make_env.id,
@@ -92,20 +104,23 @@ def train(
         "seed": seed,
         "preset": preset,
         "init_from": str(init_from) if init_from else None,
-        "network": "passed in" if network else None,
+        "network": named or (PASSED_IN if network else None),
         "settings": dataclasses.asdict(config) | dataclasses.asdict(run_settings),
     }
+    if not isinstance(env, VectorEnv):
+        check_env_memory(make_env, seeds * config.num_envs, "num_envs" if seeds == 1 else "num_envs * seeds")
+    check_env_memory(make_env, run_settings.eval_episodes, "eval_episodes")
+    folders = _folders(out, name, make_env.id, every)
     env_seed = every if seeds > 1 else seed
     made = make_env(seeds * config.num_envs, seed=env_seed, purpose="train", life_loss=config.life_loss)
     try:
-        one = entry.make(config, made.spec, network)
+        one = entry.make(config, made.spec, network_named(named, made.spec) if named else network)
         kernels.forget_notes()
         shapes = jax.eval_shape(one.init, jax.random.key(seed), made.spec.obs, hyper_of(config))
         needed = memory_report(shapes, seeds)
         twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
-        lines = (*make_env.notes, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
+        lines = (*make_env.notes, *shortened, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
         initial = load_params(init_from, shapes.params) if init_from else None
-        folders = _folders(out, name, make_env.id, every)
         with contextlib.ExitStack() as stack:
             files = [
                 stack.enter_context(RunFiles(folder, record | {"seed": each}))
@@ -123,18 +138,40 @@ def train(
             made.close()
 
 
-def _seeds(seed: int, seeds: int) -> tuple[int, ...]:
+def _seeds(seed: int, seeds: int) -> range:
     """Returns the seeds seed, seed + 1, ..., `seeds` of them."""
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise UserError(f"seeds={seeds!r}: the number of seeds is a whole number, 1 or greater")
-    return tuple(range(check_seed(seed), seed + seeds))
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else math.inf
+    if FILES_A_SEED * seeds > limit >= 0:
+        raise UserError(
+            f"seeds={seeds}: each run keeps {FILES_A_SEED} files open, and this process may open {limit}; lower seeds, "
+            "or raise the limit with ulimit -n"
+        )
+    return range(check_seed(seed), seed + seeds)
+
+
+def _shorten_warmup(config: Any, run: RunSettings) -> tuple[Any, list[str]]:
+    """Returns the settings with a warm-up that leaves half of the run, where all of it would be warm-up; and notes."""
+    per_round, notes = config.num_envs * config.rollout_length, []
+    if config.warmup_steps and config.warmup_steps + per_round > run.steps:
+        shorter = run.steps // 2 // config.num_envs * config.num_envs
+        notes.append(f"warm-up shortened: warmup_steps={shorter}, not {config.warmup_steps}, for steps={run.steps}")
+        config = dataclasses.replace(config, warmup_steps=shorter)
+    if per_round > run.steps:
+        notes.append(
+            f"a round has {per_round} env steps ({config.num_envs} envs * {config.rollout_length}): the run ends after "
+            f"one, not after steps={run.steps}; lower num_envs or rollout_length for fewer"
+        )
+    return config, notes
 
 
 def _folders(out: str | os.PathLike | None, name: str, env_id: str, every: Sequence[int]) -> list[Path]:
     """Returns the run folder of every seed. Raises UserError before any is made if one is not free."""
     if len(every) == 1:
-        return [Path(out) if out else default_folder(name, env_id, every[0])]
-    folders = [Path(out) / f"seed{each}" if out else default_folder(name, env_id, each) for each in every]
+        folders = [Path(out) if out else default_folder(name, env_id, every[0])]
+    else:
+        folders = [Path(out) / f"seed{each}" if out else default_folder(name, env_id, each) for each in every]
     for folder in folders:
         check_free(folder)
     return folders

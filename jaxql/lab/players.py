@@ -1,0 +1,138 @@
+"""Players: they play the rounds of a run in short parts, so that progress is shown and a signal is seen soon."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from jaxql import loop
+from jaxql.envs.jax import DeviceEnv
+from jaxql.lab.environments import Env
+from jaxql.types import Agent
+
+Carry = tuple[Any, Any, Any]  # (state of the agent, state of the envs, observations)
+Watch = Callable[[int], bool]  # told of so many vector steps, answers whether to stop
+PART_SECONDS = 1.0  # that a part takes, about
+LARGEST_PART = 2**22  # env steps of a compiled part at most: its memory is reserved
+
+
+class Part(NamedTuple):
+    """What a player has played. The carry is whole at every vector step."""
+
+    carry: Carry
+    metrics: Any  # leaves [rounds, ...]; None without a round
+    warmup: int  # vector steps without learning
+    rounds: int  # finished ones
+
+
+class Player(Protocol):
+    """Plays up to `warmup` vector steps without learning and then up to `rounds` rounds: at least one step of them."""
+
+    def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part: ...
+
+
+def make_player(
+    env: Env, agent: Agent, *, rollout_length: int, most_warmup: int, most_rounds: int, batch: int, watch: Watch
+) -> Player:
+    """Returns the player of these envs: rounds with JAX envs are compiled whole, others are played step by step.
+
+    Args:
+      rollout_length: vector steps of a round.
+      most_warmup, most_rounds: more are never asked for at once.
+      batch: env steps of a vector step, of all seeds together.
+      watch: called with the number of vector steps since the last call; a true answer ends the part. A round may be
+        left unfinished then.
+    """
+    if not isinstance(env, DeviceEnv):
+        return HostPlayer(env, agent, rollout_length, watch)
+    largest = max(1, LARGEST_PART // (batch * rollout_length))
+    return CompiledPlayer(env, agent, rollout_length, most_warmup, min(most_rounds, largest), watch)
+
+
+class HostPlayer:
+    """Plays step by step, with the agent's functions compiled."""
+
+    def __init__(self, env: Env, agent: Agent, rollout_length: int, watch: Watch):
+        self._train = functools.partial(loop.train, loop.jit_agent(agent), env.step, rollout_length=rollout_length)
+        self._watch = watch
+
+    def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
+        scan = _PartialScan(self._watch, time.monotonic() + PART_SECONDS)
+        carry, metrics = self._train(carry, warmup=warmup, rounds=rounds, scan=scan)
+        *warmed, played = scan.turns
+        return Part(carry, metrics, sum(warmed), played)
+
+
+class _Stopped(Exception):
+    """Ends a round in its middle."""
+
+    def __init__(self, carry: Carry):
+        self.carry = carry
+
+
+class _PartialScan:
+    """`loop.host_scan` that may end early: when `watch` says so, and, between rounds, after a deadline.
+
+    Attributes:
+      turns: finished turns of every outermost call.
+    """
+
+    def __init__(self, watch: Watch, deadline: float):
+        self._watch, self._deadline, self._depth = watch, deadline, 0
+        self.turns: list[int] = []
+
+    def __call__(self, f: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
+        if self._depth:
+            return self._nested(f, carry, xs, length)
+        self.turns.append(0)
+        ys = []
+        for _ in range(length):
+            if (any(self.turns) and time.monotonic() >= self._deadline) or self._watch(1):
+                break
+            self._depth += 1
+            try:
+                carry, y = f(carry, xs)
+            except _Stopped as stopped:
+                carry = stopped.carry
+                break
+            finally:
+                self._depth -= 1
+            ys.append(y)
+            self.turns[-1] += 1
+        return carry, jax.tree.map(lambda *y: np.stack(y), *jax.device_get(ys)) if ys else None
+
+    def _nested(self, f: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, None]:
+        for _ in range(length):
+            if self._watch(1):
+                raise _Stopped(carry)
+            carry, _ = f(carry, xs)
+        return carry, None
+
+
+class CompiledPlayer:
+    """Plays rounds with JAX envs as one compiled program; its parts grow and shrink with the time that they take."""
+
+    def __init__(
+        self, env: DeviceEnv, agent: Agent, rollout_length: int, most_warmup: int, most_rounds: int, watch: Watch
+    ):
+        self._length, self._most_rounds, self._watch = rollout_length, most_rounds, watch
+        self._most_warmup = min(most_warmup, most_rounds * rollout_length)
+        counts = dict(max_warmup=self._most_warmup, max_rounds=most_rounds, rollout_length=rollout_length)
+        self._play = env.compile_rounds(agent, **counts)
+        self._limit = 16  # vector steps of the next part
+
+    def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
+        warmup = min(warmup, self._limit, self._most_warmup)
+        rounds = 0 if warmup else max(1, min(rounds, self._limit // self._length, self._most_rounds))
+        began = time.monotonic()
+        carry, metrics = self._play(carry, warmup, rounds)
+        seconds = time.monotonic() - began
+        if seconds < PART_SECONDS / 2:
+            self._limit = min(2 * self._limit, 2 * self._most_rounds * self._length)
+        elif seconds > 2 * PART_SECONDS:
+            self._limit = max(1, self._limit // 2)
+        self._watch(warmup + rounds * self._length)
+        return Part(carry, metrics if rounds else None, warmup, rounds)
