@@ -64,7 +64,8 @@ def whole_number(name: str, x: Any, low: int, high: int = LIMIT, others: str = "
     """x as an int, or as it is if it is traced. Raises UserError unless it is a whole number in low..high."""
     if isinstance(x, Tracer) and x.ndim == 0 and jnp.issubdtype(x.dtype, jnp.integer):
         return x
-    number = x if isinstance(x, numbers.Real | np.ndarray | jax.Array) and np.ndim(x) == 0 else math.nan
+    scalar = isinstance(x, numbers.Real) or (isinstance(x, np.ndarray | jax.Array) and x.ndim == 0)
+    number = x if scalar else math.nan
     if isinstance(x, Tracer | bool | np.bool_) or not (low <= number <= high and int(number) == number):
         raise UserError(f"{name} is {x!r}; it must be a whole number in {low}..{high}{others}")
     return int(number)
@@ -72,12 +73,12 @@ def whole_number(name: str, x: Any, low: int, high: int = LIMIT, others: str = "
 
 def check_policy(mdp: MDP, policy: ArrayLike) -> Any:
     """The policy as an array. Raises UserError unless it takes legal actions of a model that `check_mdp` returned."""
-    shape, policy = np.shape(mdp.probability)[:2], as_array("policy", policy)
-    if policy.shape not in (shape, shape[:1]):
-        raise UserError(f"policy has shape {policy.shape}; it must be {shape[:1]}, actions, or {shape}, their odds")
-    if not is_concrete((policy, mdp.legal)):
-        return policy
-    odds = np.asarray(policy)
+    shape, found = mdp.probability.shape[:2], as_array("policy", policy)
+    if found.shape not in (shape, shape[:1]):
+        raise UserError(f"policy has shape {found.shape}; it must be {shape[:1]}, actions, or {shape}, their odds")
+    if not is_concrete((found, mdp.legal)):
+        return found
+    odds = np.asarray(found)
     if odds.ndim == 1 and (odds.dtype.kind not in "iu" or (odds < 0).any() or (odds >= shape[1]).any()):
         raise UserError(f"policy [S] must hold actions, whole numbers in 0..{shape[1] - 1}; probabilities are [S, A]")
     if odds.ndim == 2:
@@ -93,7 +94,7 @@ def check_policy(mdp: MDP, policy: ArrayLike) -> Any:
             state, action = (int(x) for x in np.argwhere(taken & ~legal)[0])
             others = np.flatnonzero(legal[state]).tolist()
             raise UserError(f"policy takes action {action} in state {state}, whose legal actions are {others}")
-    return policy
+    return found
 
 
 def resolve_step_limit(mdp: MDP, step_limit: Any, name: str = "step_limit", others: str = ', None, or "mdp"') -> Any:

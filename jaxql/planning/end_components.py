@@ -19,9 +19,9 @@ def endless_reward(mdp: MDP) -> int | None:
     probability, reward = np.asarray(mdp.probability, np.float64), np.asarray(mdp.reward, np.float64)
     mean, size = (probability * reward).sum(-1), (probability * np.abs(reward)).sum(-1)
     sign = np.where(np.abs(mean) > NEGLIGIBLE * size, np.sign(mean), 0)
-    pays, costs = (stays & (sign > 0)).any(-1), (stays & (sign < 0)).any(-1)
+    pays, costs = ((stays & (way * sign > 0)).max(axis=-1) for way in (1, -1))
     for label in np.unique(component[pays]):
-        members = component == label
+        members = np.equal(component, label)
         if not costs[members].any():
             return int(np.argmax(members))
         best = relative_value_iteration(_restricted(mdp, members, stays), max_iterations=100_000)

@@ -61,7 +61,8 @@ def from_matrices(
     actions = np.repeat(np.arange(num_actions), num_states)
     pair, successor = _entries(rows)
 
-    table = rewards.toarray() if sparse.issparse(rewards) else rewards
+    table: Any = rewards
+    table = table.toarray() if sparse.issparse(table) else table
     of_moves = _matrices("rewards", table, action_axis)
     if of_moves is None:
         table = as_array("rewards", table)
@@ -220,6 +221,5 @@ def _from_pairs(
     next_state = np.broadcast_to(np.arange(shape[0], dtype=np.int32)[:, None, None], full).copy()
     probability, rewards = np.zeros(full), np.zeros(full)
     next_state[place], probability[place], rewards[place] = successor, rows.data, reward
-    first = np.full(shape[0], 1 / shape[0]) if start is None else start
-    mdp = MDP(next_state, probability, rewards, np.zeros(full, bool), as_array("start", first))
-    return on_device(mdp._replace(legal=None if legal is None else as_array("legal", legal)), step_limit)
+    ends = np.zeros(full, bool)
+    return on_device(next_state, probability, rewards, ends, start=start, legal=legal, step_limit=step_limit)

@@ -76,6 +76,7 @@ def solve(
     stopping: str = "error",
     settings: Any = (),
     initial_values: ArrayLike | None = None,
+    of_pairs: bool = False,
 ) -> Solution:
     """Runs a method until its proof. Promises, arguments and errors are those of `value_iteration` below discount 1."""
     mdp = check_mdp(mdp)
@@ -84,7 +85,7 @@ def solve(
     max_iterations = whole_number("max_iterations", max_iterations, 1)
     if stopping not in STOPPING:
         raise UserError(f"stopping is {stopping!r}; it must be one of {', '.join(STOPPING)}")
-    initial_values = check_initial_values(mdp, initial_values)
+    initial_values = check_initial_values(mdp, initial_values, of_pairs=of_pairs)
     dtype = answer_dtype(mdp)
     static: Any = dict(stopping=stopping, relative=tolerance is None, dtype=dtype)
 

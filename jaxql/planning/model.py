@@ -127,15 +127,15 @@ def check_initial_values(mdp: MDP, values: ArrayLike | None, *, of_pairs: bool =
     """The initial values as an array; `of_pairs` allows [S, A]. Raises UserError unless they are finite."""
     if values is None:
         return None
-    values, shape = as_array("initial_values", values), mdp.probability.shape[:2]
-    if values.shape != shape[:1] and not (of_pairs and values.shape == shape):
+    shape, found = mdp.probability.shape[:2], as_array("initial_values", values)
+    if found.shape != shape[:1] and not (of_pairs and found.shape == shape):
         allowed = f"{shape[:1]}, one for each state" + f", or {shape}, one for each action of each state" * of_pairs
-        raise UserError(f"initial_values has shape {values.shape}; it must be {allowed}")
-    if is_concrete((values, mdp.legal)):
-        counted = True if mdp.legal is None or values.ndim == 1 else np.asarray(mdp.legal)
-        if not (np.isfinite(np.asarray(values)) | ~np.asarray(counted)).all():
+        raise UserError(f"initial_values has shape {found.shape}; it must be {allowed}")
+    if is_concrete((found, mdp.legal)):
+        counted = np.asarray(True if mdp.legal is None or found.ndim == 1 else mdp.legal)
+        if not (np.isfinite(np.asarray(found)) | ~counted).all():
             raise UserError("initial_values has a value that is not finite")
-    return values
+    return found
 
 
 def _row(mdp: MDP, state: int, action: int) -> str:
@@ -240,8 +240,7 @@ def from_table(table: Any, *, start: ArrayLike | None = None, step_limit: int | 
         for k, (outcome, chance) in enumerate(outcomes.items()):
             next_state[*pair, k], reward[*pair, k], ends[*pair, k] = outcome
             probability[*pair, k] = chance
-    start = np.full(shape[0], 1 / shape[0]) if start is None else start
-    return on_device(MDP(next_state, probability, reward, ends, as_array("start", start)), step_limit)
+    return on_device(next_state, probability, reward, ends, start=start, step_limit=step_limit)
 
 
 def _numbered(name: str, rows: Any) -> dict[int, Any]:
@@ -277,10 +276,20 @@ def _outcomes(state: int, action: int, rows: Any) -> dict[tuple[int, float, bool
     return outcomes
 
 
-def on_device(mdp: MDP, step_limit: int | None = None) -> MDP:
-    """The checked model as JAX arrays in the default float dtype."""
+def on_device(
+    next_state: Any,
+    probability: Any,
+    reward: Any,
+    ends: Any,
+    *,
+    start: Any,
+    legal: Any = None,
+    step_limit: int | None,
+) -> MDP:
+    """The checked model as JAX arrays in the default float dtype; `start=None` is uniform."""
     limit = None if step_limit is None else whole_number("step_limit", step_limit, 0, others=", or None")
-    mdp, dtype = check_mdp(mdp), jnp.result_type(float)
+    start = np.full(len(next_state), 1 / len(next_state)) if start is None else start
+    mdp, dtype = check_mdp(MDP(next_state, probability, reward, ends, start, legal=legal)), jnp.result_type(float)
     return MDP(
         next_state=jnp.asarray(mdp.next_state, jnp.int32),
         probability=jnp.asarray(mdp.probability, dtype),

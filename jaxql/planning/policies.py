@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxql.planning.arguments import check_discount, check_number, check_policy
+from jaxql.planning.arguments import as_array, check_discount, check_number, check_policy
 from jaxql.planning.evaluation import policy_table
 from jaxql.planning.model import check_mdp
 from jaxql.planning.numbers import answer_dtype, cast_floats, in_float64, policy_to_float64, to_float64
@@ -111,7 +111,7 @@ def discounted_occupancy(mdp: MDP, policy: ArrayLike, discount: Scalar, start: A
     [4.0]
     """
     mdp = check_mdp(mdp)
-    mdp = mdp if start is None else check_mdp(mdp._replace(start=start))
+    mdp = mdp if start is None else check_mdp(mdp._replace(start=as_array("start", start)))
     check_discount(discount)
     policy = check_policy(mdp, policy)
     dtype = answer_dtype(mdp)

@@ -137,9 +137,10 @@ def solve_any_discount(
     """Runs `VALUE_ITERATION` or `Q_ITERATION`. Arguments, promises and errors are those of `value_iteration`."""
     check_discount(discount)
     mdp = check_mdp(mdp)
-    initial_values = check_initial_values(mdp, initial_values, of_pairs=method is Q_ITERATION)
+    of_pairs = method is Q_ITERATION
     if not is_one(discount):
-        return solve(method, mdp, discount, tolerance, max_iterations, stopping, (), initial_values)
+        return solve(method, mdp, discount, tolerance, max_iterations, stopping, (), initial_values, of_pairs)
+    initial_values = check_initial_values(mdp, initial_values, of_pairs=of_pairs)
     check_tolerance(tolerance)
     max_iterations = whole_number("max_iterations", max_iterations, 1)
     if stopping != "error":
@@ -179,16 +180,16 @@ def loss_bounds(mdp: MDP, values: ArrayLike, discount: Scalar) -> sweeps.Bounds:
     """
     mdp = check_mdp(mdp)
     check_discount(discount)
-    values = as_array("values", values)
-    if values.shape != mdp.start.shape:
-        raise UserError(f"values has shape {values.shape}; it must be {mdp.start.shape}, one for each state")
+    given = as_array("values", values)
+    if given.shape != mdp.start.shape:
+        raise UserError(f"values has shape {given.shape}; it must be {mdp.start.shape}, one for each state")
     dtype = answer_dtype(mdp)
 
     def found(mdp, values, gamma):
         table = table_of(mdp, gamma if exact is None else exact, dtype)
         return cast_floats(_prove(table, to_float64(values), dtype).bounds, dtype)
 
-    arguments = mdp._replace(step_limit=None), values, discount
+    arguments = mdp._replace(step_limit=None), given, discount
     exact = discount if type(discount) in (int, float) else None  # a Python number is exact, and constant
     return in_float64(found, *arguments)
 
