@@ -146,7 +146,7 @@ def _row(mdp: MDP, state: int, action: int) -> str:
 def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
     """The model of a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or any with such an `.unwrapped.P`.
 
-    P is read as by `from_table`. The start distribution is the env's, and the step limit is its spec's. Wrappers are
+    P is read as by `from_table`, with the actions of the env's action space. The start distribution is the env's, and the step limit is its spec's. Wrappers are
     ignored: their changes are not in the model.
 
     Args:
@@ -182,8 +182,10 @@ def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
     if getattr(env, "fickle_passenger", False):
         raise UserError(f"{name} with fickle_passenger=True is not the process in its P; make it without")
     limit = env_or_id.spec.max_episode_steps if getattr(env_or_id, "spec", None) else None
+    limit = None if limit is None or limit < 0 else limit
+    num_actions = getattr(getattr(env, "action_space", None), "n", None)
     try:
-        return from_table(env.P, start=_start(env, name), step_limit=None if limit is None or limit < 0 else limit)
+        return from_table(env.P, num_actions=num_actions, start=_start(env, name), step_limit=limit)
     except UserError as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -200,16 +202,18 @@ def _start(env: Any, name: str) -> np.ndarray:
     )
 
 
-def from_table(table: Any, *, start: ArrayLike | None = None, step_limit: int | None = None) -> MDP:
+def from_table(
+    table: Any, *, num_actions: int | None = None, start: ArrayLike | None = None, step_limit: int | None = None
+) -> MDP:
     """The model of a transition table as Gymnasium's toy-text envs have it, a dict or list of dicts or lists.
 
     table[s][a] is a list of (probability, next state, reward, terminated). Equal outcomes are merged. K is the largest
-    number of different outcomes; shorter lists are padded with probability 0 and next_state s. A is one more than the
-    largest action of any state. An action that a state lacks, or whose list is empty, is illegal there. A state without
-    actions is terminal.
+    number of different outcomes; shorter lists are padded with probability 0 and next_state s. An action that a state
+    lacks, or whose list is empty, is illegal there. A state without actions is terminal.
 
     Args:
       table: for the states 0..S - 1.
+      num_actions: A; None is one more than the largest action of any state.
       start: [S] distribution of the first state; None is uniform.
       step_limit: of the episodes, or None.
 
@@ -232,7 +236,8 @@ def from_table(table: Any, *, start: ArrayLike | None = None, step_limit: int | 
             if action < 0:
                 raise UserError(f"state {state} of the transition table has the action {action}; actions count from 0")
             merged[state, action] = _outcomes(state, action, rows)
-    num_actions = 1 + max((action for _, action in merged), default=0)
+    needed = 1 + max((action for _, action in merged), default=0)
+    num_actions = needed if num_actions is None else whole_number("num_actions", num_actions, needed)
     shape = len(states), num_actions, max([1, *map(len, merged.values())])
     next_state = np.broadcast_to(np.arange(shape[0], dtype=np.int32)[:, None, None], shape).copy()
     probability, reward, ends = np.zeros(shape), np.zeros(shape), np.zeros(shape, bool)

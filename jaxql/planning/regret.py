@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.planning.arguments import as_array, is_concrete, is_one
+from jaxql.planning.arguments import as_array, is_concrete, is_one, whole_number
 from jaxql.planning.evaluation import policy_evaluation
 from jaxql.planning.model import check_mdp
 from jaxql.planning.numbers import where_legal
@@ -146,6 +146,7 @@ def tabulate(apply: Callable[[Any, Any], Any], params: Any, num_states: int, obs
     [[1. 2.]
      [3. 4.]]
     """
+    num_states = whole_number("num_states", num_states, 1)
     output = apply(params, jnp.arange(num_states, dtype=jnp.int32) if obs is None else obs)
     q = output[0] if isinstance(output, tuple) else output
     if jnp.ndim(q) != 2 or len(q) != num_states:
