@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import sys
 from typing import Any
 
 import jax
@@ -105,4 +104,6 @@ def resolve_step_limit(mdp: MDP, step_limit: Any, name: str = "step_limit", othe
 
 def check_tolerance(tolerance: Any) -> None:
     if tolerance is not None:
-        check_number("tolerance", tolerance, 5e-324, sys.float_info.max, "finite and above 0, such as 1e-6, or None")
+        check_number(
+            "tolerance", tolerance, 5e-324, float(np.finfo(float).max), "finite and above 0, such as 1e-6, or None"
+        )

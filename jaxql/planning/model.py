@@ -146,8 +146,8 @@ def _row(mdp: MDP, state: int, action: int) -> str:
 def from_gymnasium(env_or_id: Any, **env_kwargs: Any) -> MDP:
     """The model of a Gymnasium toy-text env: FrozenLake, CliffWalking, Taxi, or any with such an `.unwrapped.P`.
 
-    P is read as by `from_table`, with the actions of the env's action space. The start distribution is the env's, and the step limit is its spec's. Wrappers are
-    ignored: their changes are not in the model.
+    P is read as by `from_table`, with the actions of the env's action space. The start distribution is the env's, and
+    the step limit is its spec's. Wrappers are ignored: their changes are not in the model.
 
     Args:
       env_or_id: an id, or an env, which is left open.
