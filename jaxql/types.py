@@ -192,7 +192,10 @@ class Agent(NamedTuple):
 
 
 class MDP(NamedTuple):
-    """A finite model with K successors a state-action pair: dense (K = S) and sparse models alike."""
+    """A finite model with K successors a state-action pair: dense (K = S) and sparse models alike.
+
+    `jaxql.planning.check_mdp` says which actions it takes for illegal, beside those of `legal`.
+    """
 
     next_state: Array  # [S, A, K] int32
     probability: Array  # [S, A, K] sums to 1 over K; a successor that pads has probability 0
@@ -200,6 +203,7 @@ class MDP(NamedTuple):
     ends: Array  # [S, A, K] bool: the transition terminates, whatever its next_state is worth
     start: Array  # [S] distribution of the first state
     step_limit: int | None = None  # an episode is truncated after so many steps
+    legal: Array | None = None  # [S, A] bool: the actions that a state has; None: all
 
 
 class EnvSpec(NamedTuple):

@@ -50,7 +50,7 @@ def test_what_has_probability_zero_is_never_drawn(number, monkeypatch):
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(UserError, match="sum to 1"):
+    with pytest.raises(UserError, match="start sums to 4"):
         from_mdp(random_mdp()._replace(start=jnp.ones(4)))
     with pytest.raises(UserError, match="indices"):
         to_mdp(cartpole(), np.ones(1), 0)

@@ -352,9 +352,7 @@ def test_soft_policies_of_masked_and_tied_values():
     assert planning.greedy_policy(jnp.ones((1, 2), jnp.bfloat16), "uniform").dtype == jnp.bfloat16
     q = np.array([[1.0, 1.0, -np.inf], [0.0, 2.0, 1.0]])
     assert_allclose(planning.softmax_policy(q)[0], [0.5, 0.5, 0])
-    assert_allclose(
-        planning.epsilon_soft_policy(q, 0.3, tie="uniform"), [[0.45, 0.45, 0.1], [0.1, 0.8, 0.1]], rtol=1e-6
-    )
+    assert_allclose(planning.epsilon_soft_policy(q, 0.3, tie="uniform"), [[0.5, 0.5, 0], [0.1, 0.8, 0.1]], rtol=1e-6)
     assert_array_equal(planning.epsilon_soft_policy(np.array([[1, 2]]), 0.5), [[0.25, 0.75]])
 
 

@@ -319,10 +319,13 @@ def test_undiscounted_costs_are_paid_only_if_they_must_be():
 
 
 @pytest.mark.parametrize("stay", [1.0, 1e-3])
-def test_an_unbounded_total_is_never_called_converged(stay):
+def test_an_unbounded_total_is_refused_or_if_traced_never_called_converged(stay):
     mdp = chain([-1, -1, -1, -1], stay=stay)
-    assert not planning.value_iteration(mdp, 1, 1e-2, max_iterations=2000).converged
-    assert not planning.value_iteration(mdp, jnp.float32(1), 1e-2, max_iterations=2000).converged
+    for one in (1, jnp.float32(1)):
+        with pytest.raises(UserError, match="from state 0 a positive reward .* relative_value_iteration"):
+            planning.value_iteration(mdp, one)
+    traced = jax.jit(lambda one: planning.value_iteration(mdp, one, 1e-2, max_iterations=2000).converged)
+    assert not traced(1.0)
 
 
 def test_a_state_that_must_earn_for_ever_is_refused_by_its_number():
@@ -488,7 +491,7 @@ def test_models_that_make_no_sense_are_refused(mdp, message):
         (dict(tolerance=float("nan")), "tolerance is nan"),
         (dict(tolerance=float("inf")), "tolerance is inf"),
         (dict(max_iterations=0), "max_iterations is 0"),
-        (dict(max_iterations=2**31), r"max_iterations is 2147483648; it must lie in 1\.\.2147483647"),
+        (dict(max_iterations=2**31), r"max_iterations is 2147483648; it must be a whole number in 1\.\.2147483647"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
@@ -530,7 +533,7 @@ def test_success_is_refused_where_it_is_not_defined():
         planning.success_probability(chain([-1, -1]), np.ones(2, int))
 
 
-def test_an_unprovable_best_return_is_refused():
+def test_an_infinite_best_return_is_refused():
     with pytest.raises(UserError, match="step_limit"):
         planning.best_return(chain([0, 0, 0, 0], stay=1.0))
 

@@ -31,10 +31,24 @@ class Config(AgentConfig):
 
 
 def states_of(spec: EnvSpec, name: str) -> int:
-    """Returns the number of states. Raises UserError, one line, where observations are no indices of states."""
+    """Returns the number of states. Raises UserError, one line, where observations are no indices of states.
+
+    The indices may come with a mask of legal actions: {"observation", "action_mask"}.
+    """
     if spec.num_states is None:
         raise UserError(f'{name} needs discrete observations (FrozenLake-v1, Taxi-v4, ...); for others use "dqn"')
     return spec.num_states
+
+
+def state_and_mask(obs: Any) -> tuple[Array, Array | None]:
+    """Returns the states [B], and the mask [B, A] of their legal actions or None."""
+    return (obs["observation"], obs["action_mask"]) if isinstance(obs, dict) else (obs, None)
+
+
+def masked_values(table: Array, obs: Any) -> Array:
+    """Returns the rows [B, A] of a table [S, A]; illegal actions are worth -inf."""
+    state, mask = state_and_mask(obs)
+    return table[state] if mask is None else jnp.where(mask, table[state], -jnp.inf)
 
 
 def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent:
@@ -48,7 +62,7 @@ def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent
 
 def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0) -> Agent:
     """Returns the agent; its params are {"q_values": [S, A]}. A round is one vector step and one update."""
-    act, policy = epsilon_greedy_on(lambda params, obs, key: params["q_values"][obs])
+    act, policy = epsilon_greedy_on(lambda params, obs, key: masked_values(params["q_values"], obs))
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
         params = {"q_values": jnp.full((num_states, num_actions), float(initial_value))}
@@ -59,18 +73,21 @@ def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0)
 
     def learn(state: State) -> tuple[State, dict[str, Array]]:
         """Applies the envs one after another: summed, the errors of many that meet in one (s, a) diverge."""
-        step = state.data
+        step, old = state.data, state.params["q_values"]
+        (now, _), (following, mask) = state_and_mask(step.obs), state_and_mask(step.next_obs)
         discount = jnp.where(step.terminated, 0, state.hyper.discount)
         table, errors = tabular.q_learning_update(
-            state.params["q_values"],
-            step.obs,
+            old if mask is None else old.at[following].set(masked_values(old, step.next_obs)),
+            now,
             step.action,
             step.reward,
             discount,
-            step.next_obs,
+            following,
             step.valid,
             learning_rate_of(state),
         )
+        if mask is not None:  # -inf was for the targets only
+            table = table.at[following].set(jnp.where(mask, table[following], old[following]))
         metrics = {"loss": jnp.mean(errors**2), "epsilon": epsilon_of(state)}
         state = state._replace(params={"q_values": table}, updates=state.updates + 1)
         return state, jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)

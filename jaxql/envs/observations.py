@@ -69,7 +69,6 @@ def _without_mask(space: spaces.Box | spaces.Discrete, num_envs: int) -> Convers
 
 
 def _with_mask(space: spaces.Dict, env: VectorEnv, id: str) -> Conversion:
-    """Has no num_states: a table has no place for masks."""
     inner, mask, actions = space["observation"], space["action_mask"], env.single_action_space
     if not isinstance(inner, spaces.Box | spaces.Discrete):
         raise UserError(
@@ -77,10 +76,10 @@ def _with_mask(space: spaces.Dict, env: VectorEnv, id: str) -> Conversion:
         )
     if mask.shape is None or isinstance(actions, spaces.Discrete) and mask.shape != (actions.n,):
         raise UserError(f"{id}: its action_mask has shape {mask.shape}, and its actions are {actions}")
-    convert, obs, _ = _without_mask(inner, env.num_envs)
+    convert, obs, num_states = _without_mask(inner, env.num_envs)
 
     def convert_both(both: dict[str, Any]) -> dict[str, np.ndarray]:
         return {"observation": convert(both["observation"]), "action_mask": np.array(both["action_mask"], dtype=bool)}
 
     both = {"observation": obs, "action_mask": jax.ShapeDtypeStruct((env.num_envs, *mask.shape), bool)}
-    return Conversion(convert_both, both)
+    return Conversion(convert_both, both, num_states)

@@ -204,7 +204,9 @@ def exact_report(mdp: MDP, q_values: Array) -> str:
     """Returns one line: the exact worth of the greedy policy of a table, beside the best possible."""
     from jaxql import planning
 
-    policy = planning.greedy_policy(q_values, tie="uniform")
+    mdp = planning.check_mdp(mdp)
+    legal = True if mdp.legal is None else mdp.legal
+    policy = planning.greedy_policy(jnp.where(legal, q_values, -jnp.inf), tie="uniform")
     try:
         name, worth = "success probability", planning.success_probability(mdp, policy)
     except UserError:  # not a model of success and failure

@@ -24,9 +24,18 @@ from jaxql.planning.average_reward import (
 from jaxql.planning.evaluation import (
     policy_evaluation as policy_evaluation,
 )
+from jaxql.planning.linear_programme import (
+    LinearProgrammeSolution as LinearProgrammeSolution,
+    linear_programming as linear_programming,
+)
+from jaxql.planning.matrices import (
+    from_matrices as from_matrices,
+    from_state_action_pairs as from_state_action_pairs,
+)
 from jaxql.planning.model import (
     check_mdp as check_mdp,
     from_gymnasium as from_gymnasium,
+    from_table as from_table,
 )
 from jaxql.planning.operators import (
     action_values as action_values,

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
-from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import is_concrete
+from jaxql.planning.arguments import is_concrete, whole_number
 from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_at_zero, unchanged
 from jaxql.planning.model import check_mdp
 from jaxql.planning.policy_solvers import check_discounted
@@ -16,11 +16,12 @@ from jaxql.types import MDP, Scalar
 def gauss_seidel_value_iteration(
     mdp: MDP,
     discount: Scalar = 0.9,
-    tolerance: Scalar = 1e-6,
+    tolerance: Scalar | None = None,
     max_iterations: int = 1_000_000,
     *,
     blocks: int | None = None,
     stopping: str = "error",
+    initial_values: ArrayLike | None = None,
 ) -> Solution:
     """Optimal values by value iteration in place: blocks of states, lowest first, each from the newest values.
 
@@ -37,12 +38,11 @@ def gauss_seidel_value_iteration(
     2.0
     """
     check_discounted(discount)
-    states = np.shape(mdp.start)[0] if np.ndim(mdp.start) else 1
-    blocks = states if blocks is None else blocks
-    if not 1 <= blocks <= states:
-        raise UserError(f"blocks is {blocks}; it must lie in 1..{states}, the number of states")
+    mdp = check_mdp(mdp)
+    states = len(mdp.start)
+    blocks = states if blocks is None else whole_number("blocks", blocks, 1, states, ", the number of states, or None")
     settings = np.zeros(-(-states // blocks), np.int8)  # its length is the size of a block
-    return solve(GAUSS_SEIDEL, mdp, discount, tolerance, max_iterations, stopping, settings)
+    return solve(GAUSS_SEIDEL, mdp, discount, tolerance, max_iterations, stopping, settings, initial_values)
 
 
 def _sweep_in_place(table, block, values, extra):
@@ -69,10 +69,11 @@ GAUSS_SEIDEL = Method(start_at_zero, _sweep_in_place, unchanged, resume_from_pro
 def prioritised_sweeping(
     mdp: MDP,
     discount: Scalar = 0.9,
-    tolerance: Scalar = 1e-6,
+    tolerance: Scalar | None = None,
     max_iterations: int = 10_000,
     *,
     stopping: str = "error",
+    initial_values: ArrayLike | None = None,
 ) -> Solution:
     """Optimal values by backups of one state at a time: always the state whose value may change most.
 
@@ -93,12 +94,13 @@ def prioritised_sweeping(
     2.0
     """
     check_discounted(discount)
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
     states = len(mdp.start)
+    max_iterations = whole_number("max_iterations", max_iterations, 1)
     minimum = min if is_concrete(max_iterations) else jnp.minimum
     backups = minimum(max_iterations, (2**31 - 2) // states) * states
-    settings = _predecessors(mdp) if all(is_concrete(x) for x in mdp[:5]) else ()
-    return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings)
+    settings = _predecessors(mdp) if is_concrete(mdp) else ()
+    return solve(PRIORITISED_SWEEPING, mdp, discount, tolerance, backups, stopping, settings, initial_values)
 
 
 def _predecessors(mdp):
@@ -143,8 +145,13 @@ def _exact_priorities(values, priority, proof):
     return values, jnp.abs(proof.values - values)
 
 
+def _with_exact_priorities(table, initial):
+    values, _ = start_at_zero(table, initial)
+    return values, jnp.abs(sweeps.backup_best(table, values) - values)
+
+
 PRIORITISED_SWEEPING = Method(
-    lambda table: (jnp.zeros_like(table.reward_mean[0]), jnp.abs(jnp.max(table.reward_mean, axis=0))),
+    _with_exact_priorities,
     _back_up_most_urgent,
     unchanged,
     _exact_priorities,

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import check_stopping, is_concrete
-from jaxql.planning.model import check_mdp
+from jaxql.planning.arguments import BELOW_1, check_number, check_tolerance, whole_number
+from jaxql.planning.methods import TOLERANCE, WEAKEST
+from jaxql.planning.model import check_initial_values, check_mdp
 from jaxql.planning.numbers import (
     answer_dtype,
     cast_floats,
@@ -22,6 +23,7 @@ from jaxql.planning.numbers import (
     rounded,
     rounding_error,
     to_float64,
+    where_legal,
 )
 from jaxql.types import MDP, Array, Scalar
 
@@ -35,12 +37,17 @@ class AverageSolution(NamedTuple):
     policy: Array  # [S] int32 greedy in q_values, lowest index on ties
     iterations: Array  # number of sweeps
     residual: Array  # span of the last change: the largest minus the smallest
-    converged: Array  # bool: error_bound <= tolerance
+    converged: Array  # bool: error_bound is as small as was asked; see `relative_value_iteration`
     error_bound: Array  # proven bound on |gain - g*| and on g* - gain of `policy`, whatever the first state
 
 
 def relative_value_iteration(
-    mdp: MDP, tolerance: Scalar = 1e-6, max_iterations: int = 1_000_000, *, laziness: float = 0.5
+    mdp: MDP,
+    tolerance: Scalar | None = None,
+    max_iterations: int = 1_000_000,
+    *,
+    laziness: float = 0.5,
+    initial_values: ArrayLike | None = None,
 ) -> AverageSolution:
     """The optimal average reward of a unichain model, by h <- h + (1 - laziness) (T h - h) - its value in state 0.
 
@@ -51,9 +58,11 @@ def relative_value_iteration(
 
     Args:
       mdp: the model.
-      tolerance: above 0, in the unit of the reward.
+      tolerance: above 0, in the unit of the reward. None asks for 1e-6 max(1, |gain|), or else for what the dtype can
+        reach, if that is at most 1e-3 of the same scale.
       max_iterations: at least 1.
       laziness: in [0, 1).
+      initial_values: [S], the h of the first sweep; None is 0.
 
     Returns: `AverageSolution` in the dtype of the rewards.
     Raises: UserError for an invalid model or setting.
@@ -66,20 +75,24 @@ def relative_value_iteration(
     >>> float(relative_value_iteration(loop).gain)
     3.0
     """
-    check_mdp(mdp)
-    check_stopping(tolerance, max_iterations)
-    if is_concrete(laziness) and not 0 <= laziness < 1:
-        raise UserError(f"laziness is {laziness}; it must lie in [0, 1)")
-    dtype = answer_dtype(mdp)
+    mdp = check_mdp(mdp)
+    check_tolerance(tolerance)
+    max_iterations = whole_number("max_iterations", max_iterations, 1)
+    check_number("laziness", laziness, 0, BELOW_1, "a number in [0, 1)")
+    initial_values = check_initial_values(mdp, initial_values)
+    dtype, relative = answer_dtype(mdp), tolerance is None
 
-    def found(mdp, tolerance, max_iterations, laziness):
+    def found(mdp, tolerance, max_iterations, laziness, initial):
         settings = to_float64(tolerance), max_iterations, to_float64(laziness)
-        return cast_floats(_solve(to_float64(mdp), *settings, dtype=dtype), dtype)
+        initial = None if initial is None else to_float64(initial)
+        return cast_floats(_solve(to_float64(mdp), *settings, initial, relative=relative, dtype=dtype), dtype)
 
     def slope(solution, mdp, *_):
         return cast_floats(_differentiable(solution, normalise(to_float64(mdp))), dtype)
 
-    return in_float64(found, mdp._replace(step_limit=None), tolerance, max_iterations, laziness, slope=slope)
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    arguments = mdp._replace(step_limit=None), tolerance, max_iterations, laziness, initial_values
+    return in_float64(found, *arguments, slope=slope)
 
 
 def _differentiable(solution, mdp):
@@ -96,7 +109,8 @@ def _differentiable(solution, mdp):
     )
     bias = found.at[0].set(0)
     ahead = jnp.where(mdp.ends, jnp.sum(start * bias), bias[mdp.next_state])
-    return solution._replace(gain=found[0], bias=bias, q_values=pairwise_sum(mdp.probability * (mdp.reward + ahead)))
+    q = where_legal(mdp.legal, pairwise_sum(mdp.probability * (mdp.reward + ahead)), -jnp.inf)
+    return solution._replace(gain=found[0], bias=bias, q_values=q)
 
 
 def _restarting_table(mdp, relative, absolute):
@@ -117,8 +131,8 @@ def _sweep_rounding(table, values):
     return jnp.max((relative + table.sum_error) * (size + values)) + smallest
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _solve(mdp, tolerance, max_iterations, laziness, *, dtype) -> AverageSolution:
+@functools.partial(jax.jit, static_argnames=("relative", "dtype"))
+def _solve(mdp, tolerance, max_iterations, laziness, initial, *, relative, dtype) -> AverageSolution:
     table, ending, start = _restarting_table(mdp, *dtype_rounding(dtype))
 
     def backup(values):
@@ -129,13 +143,21 @@ def _solve(mdp, tolerance, max_iterations, laziness, *, dtype) -> AverageSolutio
         change = jnp.max(q, axis=0) - values
         low, high = sweeps.min_max(change)
         sweep_rounding = _sweep_rounding(table, values)
-        output_rounding = rounding_error(q, dtype)
+        output_rounding = rounding_error(where_legal(table.legal, q, 0), dtype)
         error = high - low + 2 * (sweep_rounding + output_rounding) + rounding_error((low + high) / 2, dtype)
         return q, change, low, high, sweep_rounding, error
 
+    def verdict(found, weakest):
+        """Whether the error is small enough, and whether more sweeps cannot make it smaller."""
+        _, _, low, high, sweep_rounding, error = found
+        scale = jnp.maximum(1, jnp.abs(low + high) / 2) if relative else 1
+        floor = high - low <= sweep_rounding / 4
+        return error <= tolerance * scale, floor & (error <= weakest * scale)
+
     def unfinished(carry):
-        values, iterations, (_, _, low, high, sweep_rounding, error) = carry
-        return ~((error <= tolerance) | (high - low <= sweep_rounding / 4) | (iterations >= max_iterations))
+        _, iterations, found = carry
+        enough, floor = verdict(found, jnp.inf)
+        return ~(enough | floor | (iterations >= max_iterations))
 
     def go_on(carry):
         values, iterations, (_, change, _, _, _, _) = carry
@@ -143,9 +165,10 @@ def _solve(mdp, tolerance, max_iterations, laziness, *, dtype) -> AverageSolutio
         values = values - values[0]
         return values, iterations + 1, measure(values)
 
-    first = jnp.zeros_like(start)
+    first = jnp.zeros_like(start) if initial is None else initial - initial[0]
     values, iterations, found = jax.lax.while_loop(unfinished, go_on, (first, jnp.int32(1), measure(first)))
     q, _, low, high, _, error = found
+    enough, floor = verdict(found, WEAKEST)
     return AverageSolution(
         gain=(low + high) / 2,
         bias=values,
@@ -153,6 +176,6 @@ def _solve(mdp, tolerance, max_iterations, laziness, *, dtype) -> AverageSolutio
         policy=lowest_argmax(rounded(q.T, dtype)),
         iterations=iterations,
         residual=high - low,
-        converged=error <= tolerance,
+        converged=(enough | floor) if relative else enough,
         error_bound=error,
     )

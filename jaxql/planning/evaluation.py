@@ -1,5 +1,7 @@
 """The values of a policy: by a linear solve, or by sweeps where [S, S] would not fit."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,8 @@ from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import check_discount, check_policy, check_stopping, is_one
-from jaxql.planning.model import check_mdp
+from jaxql.planning.arguments import check_discount, check_policy, check_tolerance, is_one, whole_number
+from jaxql.planning.model import check_initial_values, check_mdp
 from jaxql.planning.numbers import (
     answer_dtype,
     cast_floats,
@@ -29,15 +31,16 @@ def policy_evaluation(
     discount: Scalar,
     *,
     method: str = "solve",
-    tolerance: Scalar = 1e-6,
+    tolerance: Scalar | None = None,
     max_iterations: int = 1_000_000,
+    initial_values: ArrayLike | None = None,
 ) -> Array:
     """Values [S] of a policy: the exact solution of v = T_pi v, by a linear solve of [S, S] in float64.
 
     At discount 1 the value is the expected total reward. It is 0 where nothing more is earned. It is NaN where, with
     positive probability, the policy never ends and its rewards do not stop.
 
-    `method="sweeps"` repeats v <- T_pi v from 0, in the memory of the model, until b rho / (1 - b) <= tolerance. Here
+    `method="sweeps"` repeats v <- T_pi v, in the memory of the model, until b rho / (1 - b) <= tolerance. Here
     rho is the largest change, and b < 1 the largest sum of the weights of a state's successors. Then
     max|v - v^pi| <= tolerance, up to float64 round-off and the rounding of the answer. The values are NaN if
     `max_iterations` did not suffice or b is 1.
@@ -47,7 +50,9 @@ def policy_evaluation(
       policy: [S] of action indices or [S, A] of probabilities.
       discount: in [0, 1].
       method: "solve" or "sweeps".
-      tolerance, max_iterations: of the sweeps only.
+      tolerance: of the sweeps only; None is 1e-6 max(1, max|v|).
+      max_iterations: of the sweeps only.
+      initial_values: [S], the v of the first sweep; None is 0.
 
     Raises: UserError for an invalid model, policy, discount or method, and for sweeps at discount 1.
 
@@ -60,51 +65,57 @@ def policy_evaluation(
     >>> round(float(policy_evaluation(loop, np.array([0]), 0.75, method="sweeps")[0]), 5)
     4.0
     """
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
     check_discount(discount)
-    check_policy(mdp, policy)
+    policy = check_policy(mdp, policy)
     if method not in ("solve", "sweeps"):
         raise UserError(f'method is {method!r}; it must be "solve" or "sweeps"')
-    dtype = answer_dtype(mdp)
+    check_tolerance(tolerance)
+    max_iterations = whole_number("max_iterations", max_iterations, 1)
+    initial_values = check_initial_values(mdp, initial_values)
+    dtype, relative = answer_dtype(mdp), tolerance is None
 
     def solved(mdp, policy, discount):
         return cast_floats(
             _evaluate(normalise(to_float64(mdp)), policy_to_float64(policy), to_float64(discount)), dtype
         )
 
-    def swept(mdp, policy, discount, tolerance, max_iterations):
-        settings = to_float64(tolerance), max_iterations
-        return cast_floats(
-            _evaluate_by_sweeps(to_float64(mdp), policy_to_float64(policy), to_float64(discount), *settings), dtype
-        )
+    def swept(mdp, policy, discount, tolerance, max_iterations, initial):
+        arguments = to_float64(mdp), policy_to_float64(policy), to_float64(discount), to_float64(tolerance)
+        initial = None if initial is None else to_float64(initial)
+        return cast_floats(_evaluate_by_sweeps(*arguments, max_iterations, initial, relative=relative), dtype)
 
     arguments = mdp._replace(step_limit=None), policy, discount
     if method == "solve":
         return in_float64(solved, *arguments)
-    check_stopping(tolerance, max_iterations)
     if is_one(discount):
         raise UserError('sweeps prove nothing at discount 1; use method="solve"')
     slope = lambda values, mdp, policy, discount, *_: solved(mdp, policy, discount)  # noqa: E731
-    return in_float64(swept, *arguments, tolerance, max_iterations, slope=slope)
+    tolerance = 1e-6 if tolerance is None else tolerance
+    return in_float64(swept, *arguments, tolerance, max_iterations, initial_values, slope=slope)
 
 
-@jax.jit
-def _evaluate_by_sweeps(mdp, policy, discount, tolerance, max_iterations):
+@functools.partial(jax.jit, static_argnames="relative")
+def _evaluate_by_sweeps(mdp, policy, discount, tolerance, max_iterations, initial, *, relative):
     rows = policy_table(sweeps.to_table(mdp, discount), policy)
     modulus = jnp.max(jnp.sum(rows.weight, axis=0))
 
+    def enough(values, bound):
+        return bound <= tolerance * (jnp.maximum(1, jnp.max(jnp.abs(values))) if relative else 1)
+
     def unfinished(carry):
-        _, bound, iterations = carry
-        return (bound > tolerance) & (iterations < max_iterations)
+        values, bound, iterations = carry
+        return ~enough(values, bound) & (iterations < max_iterations)
 
     def go_on(carry):
         values, _, iterations = carry
         new = rows.reward_mean + sweeps.expected_next_value(rows, values)
         return new, modulus * jnp.max(jnp.abs(new - values)) / (1 - modulus), iterations + 1
 
-    first = jnp.zeros_like(rows.reward_mean), jnp.float64(jnp.inf), jnp.int32(0)
+    initial = jnp.zeros_like(rows.reward_mean) if initial is None else initial
+    first = initial, jnp.float64(jnp.inf), jnp.int32(0)
     values, bound, _ = jax.lax.while_loop(unfinished, go_on, first)
-    return jnp.where((bound <= tolerance) & (modulus < 1), values, jnp.nan)
+    return jnp.where(enough(values, bound) & (modulus < 1), values, jnp.nan)
 
 
 def policy_table(table: sweeps.Table, policy: Array) -> sweeps.PolicyTable:

@@ -15,9 +15,14 @@ from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import check_discount, check_stopping, is_one
+from jaxql.planning.arguments import (
+    check_discount,
+    check_tolerance,
+    is_one,
+    whole_number,
+)
 from jaxql.planning.evaluation import policy_values
-from jaxql.planning.model import check_mdp
+from jaxql.planning.model import check_initial_values, check_mdp
 from jaxql.planning.numbers import (
     answer_dtype,
     cast_floats,
@@ -28,11 +33,14 @@ from jaxql.planning.numbers import (
     rounded,
     rounding_error,
     to_float64,
+    where_legal,
 )
-from jaxql.planning.operators import action_values
+from jaxql.planning.operators import backup
 from jaxql.types import MDP, Array, Scalar
 
 STOPPING = ("error", "loss", "span_loss")
+TOLERANCE = 1e-6  # where none is given, times max(1, max|V|)
+WEAKEST = 1e-3  # a bound at the floor of the dtype, above so much of max(1, max|V|), is not called converged
 
 
 class Solution(NamedTuple):
@@ -43,7 +51,7 @@ class Solution(NamedTuple):
     policy: Array  # [S] int32 greedy, lowest index on ties; at discount 1 a greedy policy that also reaches an end
     iterations: Array  # number of sweeps; of solvers that evaluate policies, number of policies
     residual: Array  # largest change of the last sweep
-    converged: Array  # bool: the bound named by `stopping` is <= tolerance; see `value_iteration`
+    converged: Array  # bool: the bound named by `stopping` is as small as was asked; see `value_iteration`
     error_bound: Array  # proven bound on max|q_values - Q*| and max|values - V*|; inf where nothing is proven
     loss_bound: ArrayLike = np.inf  # proven bound on max(V* - V^policy), from the maximum norm of the residual
     span_loss_bound: ArrayLike = np.inf  # proven bound on max(V* - V^policy), from its span; never above loss_bound
@@ -52,7 +60,7 @@ class Solution(NamedTuple):
 class Method(NamedTuple):
     """The functions of a solver; x is values [S] or action values [A, S], `extra` is any other state."""
 
-    init: Callable[[sweeps.Table], tuple[Array, Any]]  # table -> (x, extra)
+    init: Callable[..., tuple[Array, Any]]  # (table, initial values [S], or q [A, S], or None) -> (x, extra)
     step: Callable[..., tuple[Array, Any, Array, Array]]  # (table, settings, x, extra) -> (x, extra, bounds on T v - v)
     finalise: Callable[[Array, Any], Array]  # (x, extra) -> the x to prove; its T v - v lies within those of `step`
     resume: Callable[[Array, Any, sweeps.Proof], tuple[Array, Any]]  # (x, extra, proof too weak) -> (x, extra)
@@ -63,30 +71,35 @@ def solve(
     method: Method,
     mdp: MDP,
     discount: Scalar,
-    tolerance: Scalar,
+    tolerance: Scalar | None,
     max_iterations: int | Array,
     stopping: str = "error",
     settings: Any = (),
+    initial_values: ArrayLike | None = None,
+    of_pairs: bool = False,
 ) -> Solution:
     """Runs a method until its proof. Promises, arguments and errors are those of `value_iteration` below discount 1."""
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
     check_discount(discount)
-    check_stopping(tolerance, max_iterations)
+    check_tolerance(tolerance)
+    max_iterations = whole_number("max_iterations", max_iterations, 1)
     if stopping not in STOPPING:
         raise UserError(f"stopping is {stopping!r}; it must be one of {', '.join(STOPPING)}")
+    initial_values = check_initial_values(mdp, initial_values, of_pairs=of_pairs)
     dtype = answer_dtype(mdp)
+    static: Any = dict(stopping=stopping, relative=tolerance is None, dtype=dtype)
 
-    def found(mdp, gamma, tolerance, max_iterations, settings):
+    def found(mdp, gamma, tolerance, max_iterations, settings, initial):
         table, tolerance = table_of(mdp, gamma if exact is None else exact, dtype), to_float64(tolerance)
-        proof, iterations = _run(
-            table, tolerance, max_iterations, settings, method=method, stopping=stopping, dtype=dtype
-        )
-        return cast_floats(_solution(table, proof, iterations, tolerance, stopping=stopping, dtype=dtype), dtype)
+        initial = None if initial is None else to_float64(initial).T
+        proof, iterations = _run(table, tolerance, max_iterations, settings, initial, method=method, **static)
+        return cast_floats(_solution(table, proof, iterations, tolerance, **static), dtype)
 
     def slope(solution, mdp, gamma, *_):
         return differentiable(solution, mdp, gamma, dtype)
 
-    arguments = mdp._replace(step_limit=None), discount, tolerance, max_iterations, settings
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    arguments = mdp._replace(step_limit=None), discount, tolerance, max_iterations, settings, initial_values
     exact = discount if type(discount) in (int, float) else None  # a Python number is exact, and constant
     return in_float64(found, *arguments, slope=slope)
 
@@ -95,7 +108,7 @@ def differentiable(solution: Solution, mdp: MDP, discount: Scalar, dtype: Any) -
     """The solution with its values recomputed as those of its policy, which have the same gradient in the model."""
     mdp = normalise(to_float64(mdp))
     values = policy_values(mdp, solution.policy, discount)
-    q = action_values(mdp, values, discount)
+    q = backup(mdp, values, discount)
     return cast_floats(solution._replace(values=values, q_values=q), dtype)
 
 
@@ -116,24 +129,25 @@ class _Progress(NamedTuple):
     proof: sweeps.Proof
 
 
-@functools.partial(jax.jit, static_argnames=("method", "stopping", "dtype"))
-def _run(table, tolerance, max_iterations, settings, *, method, stopping, dtype):
+@functools.partial(jax.jit, static_argnames=("method", "stopping", "relative", "dtype"))
+def _run(table, tolerance, max_iterations, settings, initial, *, method, stopping, relative, dtype):
     prove = functools.partial(sweeps.prove, table, dtype=dtype)
 
-    def enough(bounds, output_rounding):
-        return (getattr(bounds, stopping) + (output_rounding if stopping == "error" else 0)) <= tolerance
+    def enough(bounds, output_rounding, x):
+        bound = getattr(bounds, stopping) + (output_rounding if stopping == "error" else 0)
+        return bound <= (tolerance * scale_of(table, x) if relative else tolerance)
 
     def at_rounding_floor(low, high, sweep_rounding):
-        return table.max_discount * jnp.maximum(high, -low) <= sweep_rounding / 4
+        return _at_rounding_floor(table, jnp.maximum(high, -low), sweep_rounding)
 
     def step_until_provable(progress):
         """Steps until the bounds look small enough, by the rounding errors of the last proof; then proves them."""
         sweep_rounding, output_rounding = progress.proof.sweep_rounding, progress.proof.output_rounding
 
         def unfinished(carry):
-            _, _, low, high, iterations, made = carry
+            x, _, low, high, iterations, made = carry
             bounds = sweeps.bounds(table, low, high, sweep_rounding, output_rounding)
-            done = enough(bounds, output_rounding) | at_rounding_floor(low, high, sweep_rounding)
+            done = enough(bounds, output_rounding, x) | at_rounding_floor(low, high, sweep_rounding)
             return ~done & (iterations < max_iterations - 1) & (made < method.proof_interval)
 
         def go_on(carry):
@@ -149,53 +163,72 @@ def _run(table, tolerance, max_iterations, settings, *, method, stopping, dtype)
 
     def unproven(progress):
         proof = progress.proof
-        floor = at_rounding_floor(-proof.residual, proof.residual, proof.sweep_rounding)
-        return ~(enough(proof.bounds, proof.output_rounding) | floor | (progress.iterations >= max_iterations))
+        floor = _at_rounding_floor(table, proof.residual, proof.sweep_rounding)
+        done = enough(proof.bounds, proof.output_rounding, proof.values) | floor
+        return ~(done | (progress.iterations >= max_iterations))
 
     unknown, zero = jnp.float64(jnp.inf), jnp.float64(0)
     bounds = sweeps.Bounds(-unknown, unknown, unknown, unknown, unknown)
     proof = sweeps.Proof(
         jnp.zeros_like(table.reward_mean), jnp.zeros_like(table.reward_mean[0]), unknown, zero, zero, bounds
     )
-    x, extra = method.init(table)
+    x, extra = method.init(table, initial)
     progress = _Progress(x, extra, jnp.int32(0), proof)
     progress = jax.lax.while_loop(unproven, step_until_provable, progress)
     return progress.proof, progress.iterations
 
 
-@functools.partial(jax.jit, static_argnames=("stopping", "dtype"))
-def _solution(table, proof, iterations, tolerance, *, stopping, dtype) -> Solution:
+def _at_rounding_floor(table, residual, sweep_rounding):
+    """Whether more sweeps cannot improve the bounds."""
+    return table.max_discount * residual <= sweep_rounding / 4
+
+
+def scale_of(table: sweeps.Table, x: Array) -> Array:
+    """max(1, max|x|) of values [S] or action values [A, S]."""
+    return jnp.maximum(1, jnp.max(jnp.abs(x if x.ndim == 1 else where_legal(table.legal, x, 0))))
+
+
+@functools.partial(jax.jit, static_argnames=("stopping", "relative", "dtype"))
+def _solution(table, proof, iterations, tolerance, *, stopping, relative, dtype) -> Solution:
     bounds, q, error = proof.bounds, proof.q.T, proof.bounds.error
+    legal = None if table.legal is None else table.legal.T
     if stopping == "span_loss":
         proven = jnp.isfinite(error)
         q = q + jnp.where(proven, (bounds.below + bounds.above) / 2, 0)
-        moved = 2 * jnp.finfo(jnp.float64).eps * jnp.max(jnp.abs(q))
+        moved = 2 * jnp.finfo(jnp.float64).eps * jnp.max(jnp.abs(where_legal(legal, q, 0)))
         error = jnp.where(proven, (bounds.above - bounds.below) / 2 + moved, error)
-    output_rounding = rounding_error(q, dtype)
+    output_rounding = rounding_error(where_legal(legal, q, 0), dtype)
     extra = 2 * jnp.maximum(output_rounding - proof.output_rounding, 0) / (1 - table.max_discount)
     bounds = bounds._replace(
         error=error + output_rounding, loss=bounds.loss + extra, span_loss=bounds.span_loss + extra
     )
+    bound, scale = getattr(bounds, stopping), scale_of(table, proof.values) if relative else 1
+    converged = bound <= tolerance * scale
+    if relative:
+        floor = _at_rounding_floor(table, proof.residual, proof.sweep_rounding)
+        converged = converged | (floor & (bound <= WEAKEST * scale))
     return Solution(
         values=jnp.max(q, axis=-1),
         q_values=q,
         policy=lowest_argmax(rounded(q, dtype)),
         iterations=iterations,
         residual=proof.residual,
-        converged=getattr(bounds, stopping) <= tolerance,
+        converged=converged,
         error_bound=bounds.error,
         loss_bound=bounds.loss,
         span_loss_bound=jnp.minimum(bounds.loss, bounds.span_loss),
     )
 
 
-def start_at_zero(table: sweeps.Table) -> tuple[Array, Any]:
-    return jnp.zeros(table.reward_mean.shape[1:], jnp.float64), ()
+def start_at_zero(table: sweeps.Table, initial: Array | None) -> tuple[Array, Any]:
+    return jnp.zeros(table.reward_mean.shape[1:], jnp.float64) if initial is None else initial, ()
 
 
-def start_below(table: sweeps.Table) -> tuple[Array, Any]:
-    """A constant v with v <= T v: from it values only rise."""
-    lowest = jnp.minimum(jnp.min(table.reward_mean), 0)
+def start_below(table: sweeps.Table, initial: Array | None) -> tuple[Array, Any]:
+    """A constant v with v <= T v, if none is given: from it values only rise."""
+    if initial is not None:
+        return initial, ()
+    lowest = jnp.minimum(jnp.min(where_legal(table.legal, table.reward_mean, 0)), 0)
     return jnp.full(table.reward_mean.shape[1:], lowest / (1 - jnp.minimum(table.max_discount, 0.999999))), ()
 
 

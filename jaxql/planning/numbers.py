@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxql.planning.arguments import is_concrete
-from jaxql.types import MDP, Array
+from jaxql.types import MDP, Array, Scalar
 
 
 def in_float64(f: Callable[..., Any], *args: Any, slope: Callable[..., Any] | None = None) -> Any:
@@ -51,6 +51,11 @@ def _is_float(x):
 
 def _wide(tree):
     return jax.tree.map(lambda x: to_float64(x) if _is_float(x) else x, tree)
+
+
+def where_legal(legal: Array | None, x: Array, otherwise: Scalar) -> Array:
+    """x where an action is legal; x itself if all are."""
+    return x if legal is None else jnp.where(legal, x, otherwise)
 
 
 def pairwise_sum(x: Array) -> Array:
@@ -100,7 +105,9 @@ def to_float64(x: Any) -> Any:
     """A number, or the floats of an MDP, as float64. The step limit of an MDP is dropped."""
     if isinstance(x, MDP):
         floats = {name: to_float64(getattr(x, name)) for name in ("probability", "reward", "start")}
-        return x._replace(next_state=jnp.asarray(x.next_state), ends=jnp.asarray(x.ends), step_limit=None, **floats)
+        others = {name: jnp.asarray(getattr(x, name)) for name in ("next_state", "ends")}
+        legal = None if x.legal is None else jnp.asarray(x.legal)
+        return x._replace(step_limit=None, legal=legal, **others, **floats)
     return jax.lax.convert_element_type(x, np.float64)
 
 

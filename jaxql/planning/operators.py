@@ -10,14 +10,15 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.planning.numbers import lowest_argmax, pairwise_sum
+from jaxql.planning.model import with_arrays, with_legal_actions
+from jaxql.planning.numbers import lowest_argmax, pairwise_sum, where_legal
 from jaxql.types import MDP, Array, Scalar
 
 
 def action_values(mdp: MDP, values: ArrayLike, discount: Scalar) -> Array:
     """Action values one step ahead: q[s, a] = sum_k p[s, a, k] (r[s, a, k] + discount * values[next_state]).
 
-    The value after a transition that ends is 0.
+    The value after a transition that ends is 0. An illegal action, by the rules of `check_mdp`, is worth -inf.
 
     Args:
       mdp: the model.
@@ -34,12 +35,16 @@ def action_values(mdp: MDP, values: ArrayLike, discount: Scalar) -> Array:
     2.5
     """
 
-    def one(values):
-        worth = mdp.reward + discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
-        worth = jnp.where((mdp.probability == 0) & ~jnp.isfinite(worth), 0, worth)  # a padded successor
-        return pairwise_sum(mdp.probability * worth)
+    mdp = with_legal_actions(with_arrays(mdp))
+    values = _of_states(mdp, "values", values, 1)
+    return _mapped(lambda values: backup(mdp, values, discount), values, 1)
 
-    return _mapped(one, _of_states(mdp, "values", values, 1), 1)
+
+def backup(mdp: MDP, values: Array, discount: Scalar) -> Array:
+    """`action_values` [S, A] of a model that `check_mdp` returned."""
+    worth = mdp.reward + discount * jnp.where(mdp.ends, 0, values[mdp.next_state])
+    worth = jnp.where((mdp.probability == 0) & ~jnp.isfinite(worth), 0, worth)  # a padded successor
+    return where_legal(mdp.legal, pairwise_sum(mdp.probability * worth), -jnp.inf)
 
 
 def bellman_optimality(mdp: MDP, values: ArrayLike, discount: Scalar) -> Array:
@@ -85,7 +90,9 @@ def bellman_optimality_q(mdp: MDP, q_values: ArrayLike, discount: Scalar) -> Arr
     >>> bellman_optimality_q(loop, np.array([[4.0, 2.0]]), 0.5).tolist()
     [[4.0, 2.0]]
     """
-    return action_values(mdp, jnp.max(_of_states(mdp, "q_values", q_values, 2), axis=-1), discount)
+    mdp = with_legal_actions(with_arrays(mdp))
+    q_values = where_legal(mdp.legal, _of_states(mdp, "q_values", q_values, 2), -jnp.inf)
+    return action_values(mdp, jnp.max(q_values, axis=-1), discount)
 
 
 def bellman_expectation_q(mdp: MDP, policy: ArrayLike, q_values: ArrayLike, discount: Scalar) -> Array:
@@ -100,6 +107,7 @@ def bellman_expectation_q(mdp: MDP, policy: ArrayLike, q_values: ArrayLike, disc
     >>> bellman_expectation_q(loop, np.array([1]), np.array([[4.0, 2.0]]), 0.5).tolist()
     [[3.0, 1.0]]
     """
+    mdp = with_arrays(mdp)
     return action_values(mdp, policy_average(policy, _of_states(mdp, "q_values", q_values, 2)), discount)
 
 

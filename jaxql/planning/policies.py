@@ -1,12 +1,13 @@
 """Soft policies, and the state distributions of policies."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxql.errors import UserError
-from jaxql.planning.arguments import check_discount, check_policy, is_concrete
+from jaxql.planning.arguments import as_array, check_discount, check_number, check_policy
 from jaxql.planning.evaluation import policy_table
 from jaxql.planning.model import check_mdp
 from jaxql.planning.numbers import answer_dtype, cast_floats, in_float64, policy_to_float64, to_float64
@@ -28,8 +29,7 @@ def softmax_policy(q: ArrayLike, temperature: Scalar = 1.0) -> Array:
     >>> softmax_policy(np.array([[1.0, 1.0]])).tolist()
     [[0.5, 0.5]]
     """
-    if is_concrete(temperature) and not float(temperature) > 0:
-        raise UserError(f"temperature is {temperature}; it must be above 0; for 0 use greedy_policy")
+    check_number("temperature", temperature, 5e-324, math.inf, "a number above 0; for 0 use greedy_policy")
     q = jnp.asarray(q)
     q = q.astype(jnp.result_type(q, 0.0))
     legal = q > -jnp.inf
@@ -38,9 +38,10 @@ def softmax_policy(q: ArrayLike, temperature: Scalar = 1.0) -> Array:
 
 
 def epsilon_soft_policy(q: ArrayLike, epsilon: Scalar, tie: str = "lowest") -> Array:
-    """The epsilon-greedy policy [S, A] of q [S, A]: epsilon / A + (1 - epsilon) greedy[s, a].
+    """The epsilon-greedy policy [S, A] of q [S, A]: epsilon / A(s) + (1 - epsilon) greedy[s, a].
 
-    Ties are broken as in `greedy_policy`.
+    A(s) is the number of legal actions of s: an action of value -inf is never chosen. Ties are broken as in
+    `greedy_policy`.
 
     Raises: UserError unless `epsilon` is in [0, 1].
 
@@ -49,13 +50,14 @@ def epsilon_soft_policy(q: ArrayLike, epsilon: Scalar, tie: str = "lowest") -> A
     >>> epsilon_soft_policy(np.array([[0.0, 1.0]]), 0.5).tolist()
     [[0.25, 0.75]]
     """
-    if is_concrete(epsilon) and not 0 <= float(epsilon) <= 1:
-        raise UserError(f"epsilon is {epsilon}; it must lie in [0, 1]")
+    check_number("epsilon", epsilon, 0, 1, "a number in [0, 1]")
     q = jnp.asarray(q)
     greedy = greedy_policy(q, tie)
     dtype = jnp.result_type(q, 0.0)
     odds = jax.nn.one_hot(greedy, q.shape[-1], dtype=dtype) if greedy.ndim < q.ndim else greedy.astype(dtype)
-    return epsilon / q.shape[-1] + (1 - epsilon) * odds
+    legal = q > -jnp.inf
+    share = legal.astype(dtype) / jnp.maximum(jnp.sum(legal, axis=-1, keepdims=True), 1).astype(dtype)
+    return epsilon * share + (1 - epsilon) * odds
 
 
 def stationary_distribution(mdp: MDP, policy: ArrayLike) -> Array:
@@ -77,8 +79,8 @@ def stationary_distribution(mdp: MDP, policy: ArrayLike) -> Array:
     >>> stationary_distribution(loop, np.array([0])).tolist()
     [1.0]
     """
-    check_mdp(mdp)
-    check_policy(mdp, policy)
+    mdp = check_mdp(mdp)
+    policy = check_policy(mdp, policy)
     dtype = answer_dtype(mdp)
 
     def found(mdp, policy):
@@ -87,7 +89,7 @@ def stationary_distribution(mdp: MDP, policy: ArrayLike) -> Array:
     return in_float64(found, mdp._replace(step_limit=None), policy)
 
 
-def discounted_occupancy(mdp: MDP, policy: ArrayLike, discount: Scalar, start: Array | None = None) -> Array:
+def discounted_occupancy(mdp: MDP, policy: ArrayLike, discount: Scalar, start: ArrayLike | None = None) -> Array:
     """The discounted number of visits [S] of an episode to each state: x[s] = sum_t discount**t P(s_t = s).
 
     x = start + discount P_pi' x, solved exactly in [S, S] memory. x @ r_pi is the expected return, and sum(x) is
@@ -108,10 +110,10 @@ def discounted_occupancy(mdp: MDP, policy: ArrayLike, discount: Scalar, start: A
     >>> discounted_occupancy(loop, np.array([0]), 0.75).tolist()
     [4.0]
     """
-    mdp = mdp if start is None else mdp._replace(start=start)
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
+    mdp = mdp if start is None else check_mdp(mdp._replace(start=as_array("start", start)))
     check_discount(discount)
-    check_policy(mdp, policy)
+    policy = check_policy(mdp, policy)
     dtype = answer_dtype(mdp)
 
     def found(mdp, policy, discount):

@@ -3,10 +3,11 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
 from jaxql.planning import sweeps
-from jaxql.planning.arguments import is_concrete, is_one
+from jaxql.planning.arguments import BELOW_1, check_discount, check_number, is_one, whole_number
 from jaxql.planning.methods import Method, Solution, resume_from_proof, solve, start_below, unchanged
 from jaxql.types import MDP, Array, Scalar
 
@@ -16,16 +17,18 @@ MEMORY = 8  # policy iteration accepts values whose residual beats the worst of 
 def modified_policy_iteration(
     mdp: MDP,
     discount: Scalar = 0.9,
-    tolerance: Scalar = 1e-6,
+    tolerance: Scalar | None = None,
     max_iterations: int = 1_000_000,
     *,
     evaluation_sweeps: int = 50,
     stopping: str = "error",
+    initial_values: ArrayLike | None = None,
 ) -> Solution:
     """Optimal values by V <- T_pi^m T V, with pi greedy in V and m = `evaluation_sweeps`; m = 0 is value iteration.
 
-    It starts from a constant V <= T V, from which V rises to V* for every m. Promises, arguments and errors are those
-    of `value_iteration` below discount 1. `iterations` counts the sweeps over all actions.
+    It starts from a constant V <= T V, from which V rises to V* for every m, or from `initial_values` [S]. Promises,
+    arguments and errors are those of `value_iteration` below discount 1. `iterations` counts the sweeps over all
+    actions.
 
     Source: Puterman (1994), the algorithm of section 6.5.1, https://doi.org/10.1002/9780470316887; its sweeps: Sutton &
     Barto (2018), equations 4.5 and 4.10, http://incompleteideas.net/book/the-book-2nd.html
@@ -35,21 +38,22 @@ def modified_policy_iteration(
     2.0
     """
     check_discounted(discount)
-    if is_concrete(evaluation_sweeps) and evaluation_sweeps < 0:
-        raise UserError(f"evaluation_sweeps is {evaluation_sweeps}; it must be at least 0")
-    settings = jnp.int32(evaluation_sweeps)
-    return solve(MODIFIED_POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings)
+    settings = jnp.int32(whole_number("evaluation_sweeps", evaluation_sweeps, 0))
+    return solve(
+        MODIFIED_POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings, initial_values
+    )
 
 
 def policy_iteration(
     mdp: MDP,
     discount: Scalar = 0.9,
-    tolerance: Scalar = 1e-6,
+    tolerance: Scalar | None = None,
     max_iterations: int = 1_000_000,
     *,
     forcing: float = 0.1,
     krylov_steps: int = 200,
     stopping: str = "error",
+    initial_values: ArrayLike | None = None,
 ) -> Solution:
     """Optimal values by V <- V^pi, pi greedy in V, solved by BiCGSTAB to a relative residual of `forcing`.
 
@@ -59,7 +63,8 @@ def policy_iteration(
     residual falls at worst eight times as slowly as in value iteration, whatever BiCGSTAB does. Usually it falls as
     fast as in Newton's method.
 
-    Promises, arguments and errors are those of `value_iteration` below discount 1. `iterations` counts policies.
+    It starts from a constant V <= T V, or from `initial_values` [S]. Promises, arguments and errors are those of
+    `value_iteration` below discount 1. `iterations` counts policies.
 
     Source: Puterman (1994), the algorithm of section 6.4.1, https://doi.org/10.1002/9780470316887; its steps: Sutton &
     Barto (2018), equations 4.4 and 4.9, http://incompleteideas.net/book/the-book-2nd.html; inexactly: Gargiani et al.
@@ -70,18 +75,17 @@ def policy_iteration(
     2.0
     """
     check_discounted(discount)
-    if is_concrete(forcing) and not 0 <= forcing < 1:
-        raise UserError(f"forcing is {forcing}; it must lie in [0, 1)")
-    if is_concrete(krylov_steps) and krylov_steps < 1:
-        raise UserError(f"krylov_steps is {krylov_steps}; it must be at least 1")
+    check_number("forcing", forcing, 0, BELOW_1, "a number in [0, 1)")
+    krylov_steps = whole_number("krylov_steps", krylov_steps, 1)
     with jax.enable_x64(True):
         settings = jax.lax.convert_element_type(forcing, np.float64), jnp.int32(krylov_steps)
-    return solve(POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings)
+    return solve(POLICY_ITERATION, mdp, discount, tolerance, max_iterations, stopping, settings, initial_values)
 
 
 def check_discounted(discount: Scalar) -> None:
     """Raises UserError at discount 1."""
-    if np.ndim(discount) == 0 and is_one(discount):
+    check_discount(discount)
+    if is_one(discount):
         raise UserError("discount is 1; only value_iteration and q_iteration find a best total reward")
 
 
@@ -145,8 +149,8 @@ def bicgstab(rows: sweeps.PolicyTable, values: Array, target: Scalar, steps: Sca
     )[0]  # fmt: skip
 
 
-def _begin(table):
-    values, _ = start_below(table)
+def _begin(table, initial):
+    values, _ = start_below(table, initial)
     return values, (values, jnp.full(MEMORY, jnp.inf, jnp.float64))
 
 

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.planning.arguments import is_concrete, is_one
+from jaxql.planning.arguments import as_array, is_concrete, is_one, whole_number
 from jaxql.planning.evaluation import policy_evaluation
+from jaxql.planning.model import check_mdp
+from jaxql.planning.numbers import where_legal
 from jaxql.planning.operators import greedy_policy
-from jaxql.planning.solvers import Solution, q_iteration
+from jaxql.planning.solvers import Q_ITERATION, Solution, solve_any_discount
 from jaxql.types import MDP, Array, Scalar
 
 
@@ -32,6 +34,8 @@ class Comparison(NamedTuple):
 
 def compare_with_optimum(mdp: MDP, q: ArrayLike, discount: Scalar, optimum: Solution | None = None) -> Comparison:
     """The error max |q - Q*| of action values q [S, A], and the regret V* - V_greedy of acting greedily on them.
+
+    Both are over the legal actions only: values that q has for others are ignored.
 
     The values of the greedy policies of q (lowest index on ties) and of the optimum are exact (`policy_evaluation`).
     So a regret is a difference of two linear solves, at least 0 up to their rounding. It is at most
@@ -58,15 +62,17 @@ def compare_with_optimum(mdp: MDP, q: ArrayLike, discount: Scalar, optimum: Solu
     >>> [round(float(x), 3) for x in (found.error, found.regret, found.action_gap[0], found.optimal_gap[0])]
     [1.5, 2.0, 1.5, 1.0]
     """
-    q, shape = jnp.asarray(q), jnp.shape(mdp.probability)[:2]
+    mdp, q = check_mdp(mdp), jnp.asarray(as_array("q", q))
+    shape = mdp.probability.shape[:2]
     if q.shape != shape:
         raise UserError(f"q has shape {q.shape}; this model needs {shape}, a value for each state and action")
     if optimum is None:
         undiscounted = is_one(discount)  # then the tolerance only says when the first proof is tried
-        optimum = q_iteration(mdp, discount, 1.0 if undiscounted else 1e-6)
+        optimum = solve_any_discount(Q_ITERATION, mdp, discount, 1.0 if undiscounted else None)
         if undiscounted and is_concrete(optimum.converged) and not optimum.converged:
             raise UserError("no optimum could be proven at discount 1; give a discount below 1")
-    error = jnp.abs(q - optimum.q_values)
+    q = where_legal(mdp.legal, q, -jnp.inf)
+    error = where_legal(mdp.legal, jnp.abs(q - optimum.q_values), 0)
     worst = jnp.argmax(error).astype(jnp.int32)
     regret = policy_regret(mdp, greedy_policy(q), discount, optimum)
     start = jnp.asarray(mdp.start, regret.dtype)
@@ -97,9 +103,10 @@ def policy_regret(mdp: MDP, policy: ArrayLike, discount: Scalar, optimum: Soluti
     Yee (1994), https://doi.org/10.1007/BF00993308
 
     >>> import numpy as np
+    >>> from jaxql import planning
     >>> shape = (1, 2, 1)
     >>> mdp = MDP(np.zeros(shape, int), np.ones(shape), np.array([[[1.0], [2.0]]]), np.zeros(shape, bool), np.ones(1))
-    >>> print(policy_regret(mdp, np.array([[0.5, 0.5]]), 0.5, q_iteration(mdp, 0.5)))
+    >>> print(policy_regret(mdp, np.array([[0.5, 0.5]]), 0.5, planning.q_iteration(mdp, 0.5)))
     [1.]
     """
     best = policy_evaluation(mdp, optimum.policy, discount)
@@ -139,6 +146,7 @@ def tabulate(apply: Callable[[Any, Any], Any], params: Any, num_states: int, obs
     [[1. 2.]
      [3. 4.]]
     """
+    num_states = whole_number("num_states", num_states, 1)
     output = apply(params, jnp.arange(num_states, dtype=jnp.int32) if obs is None else obs)
     q = output[0] if isinstance(output, tuple) else output
     if jnp.ndim(q) != 2 or len(q) != num_states:

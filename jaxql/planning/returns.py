@@ -14,8 +14,8 @@ from jaxql.planning.arguments import check_discount, check_policy, is_concrete, 
 from jaxql.planning.evaluation import policy_evaluation
 from jaxql.planning.model import check_mdp
 from jaxql.planning.numbers import answer_dtype, cast_floats, in_float64, normalise, policy_to_float64, to_float64
-from jaxql.planning.operators import action_values, bellman_optimality, policy_average
-from jaxql.planning.solvers import value_iteration
+from jaxql.planning.operators import backup, policy_average
+from jaxql.planning.solvers import VALUE_ITERATION, solve_any_discount
 from jaxql.types import MDP, Array, Scalar
 
 
@@ -37,11 +37,11 @@ def start_returns(mdp: MDP, policy: ArrayLike, discount: Scalar = 1.0, step_limi
     [6.0]
     """
     check_discount(discount)
+    mdp = check_mdp(mdp)
     limit = resolve_step_limit(mdp, step_limit)
     if limit is None:
         return policy_evaluation(mdp, policy, discount)
-    check_mdp(mdp)
-    check_policy(mdp, policy)
+    policy = check_policy(mdp, policy)
     return _backward(mdp, policy, discount, limit)
 
 
@@ -56,6 +56,7 @@ def expected_return(mdp: MDP, policy: ArrayLike, discount: Scalar = 1.0, step_li
     >>> float(expected_return(loop, np.array([0]), step_limit=3))
     6.0
     """
+    mdp = check_mdp(mdp)
     return _from_start(mdp, start_returns(mdp, policy, discount, step_limit))
 
 
@@ -72,7 +73,8 @@ def success_probability(mdp: MDP, policy: ArrayLike, step_limit: Any = "mdp") ->
     >>> float(success_probability(coin, np.array([0]), step_limit=2))
     0.75
     """
-    if all(is_concrete(x) for x in mdp):
+    mdp = check_mdp(mdp)
+    if is_concrete(mdp):
         reward, ends = np.asarray(mdp.reward), np.asarray(mdp.ends)
         if np.any((np.asarray(mdp.probability) > 0) & (reward != 0) & ~((reward == 1) & ends)):
             raise UserError("success is a reward of 1 at the end, and this model pays otherwise; use expected_return")
@@ -93,13 +95,14 @@ def best_return(mdp: MDP, discount: Scalar = 1.0, step_limit: Any = "mdp") -> Ar
     >>> float(best_return(loop, step_limit=3))
     6.0
     """
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
     check_discount(discount)
     limit = resolve_step_limit(mdp, step_limit)
     if limit is not None:
         return _from_start(mdp, _backward(mdp, None, discount, limit))
     undiscounted = is_one(discount)
-    solution = value_iteration(mdp, discount, 1.0 if undiscounted else 1e-300)  # as close as the dtype gets
+    tolerance = 1.0 if undiscounted else 1e-300  # as close as the dtype gets
+    solution = solve_any_discount(VALUE_ITERATION, mdp, discount, tolerance)
     if undiscounted and is_concrete(solution.converged) and not solution.converged:
         raise UserError("no best total reward could be proven at discount 1; give a step_limit, or a discount below 1")
     return _from_start(mdp, solution.values)
@@ -118,19 +121,19 @@ def finite_horizon(mdp: MDP, horizon: int, discount: Scalar = 1.0) -> Array:
     >>> finite_horizon(loop, 2).tolist()
     [[0.0], [2.0], [4.0]]
     """
-    check_mdp(mdp)
+    mdp = check_mdp(mdp)
     check_discount(discount)
-    others = 'or "mdp" where the model has a step limit'
+    others = ', or "mdp" where the model has a step limit'
     steps, dtype = resolve_step_limit(mdp, horizon, "horizon", others), answer_dtype(mdp)
     if steps is None:
-        raise UserError(f"horizon is {horizon!r}; it must be a whole number, {others}")
+        raise UserError(f"horizon is {horizon!r}; it must be a whole number{others}")
 
     def all_values(mdp, discount):
         model, gamma = normalise(to_float64(mdp)), to_float64(discount)
         first = jnp.zeros(len(mdp.start), jnp.float64)
 
         def step(values, _):
-            values = bellman_optimality(model, values, gamma)
+            values = jnp.max(backup(model, values, gamma), axis=-1)
             return values, values
 
         later = jax.lax.scan(step, first, None, steps)[1]
@@ -153,7 +156,7 @@ def _backward(mdp, policy, discount, steps):
 
 
 def _step_back(mdp, policy, discount, values):
-    q = action_values(mdp, values, discount)
+    q = backup(mdp, values, discount)
     return jnp.max(q, axis=-1) if policy is None else policy_average(policy, q)
 
 

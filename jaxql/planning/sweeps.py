@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxql.planning.numbers import rounding_error
+from jaxql.planning.numbers import rounding_error, where_legal
 from jaxql.types import MDP, Array, Scalar
 
 UNROLLED = 24  # up to this many successors a state are written out one by one; XLA fuses them into one loop over states
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
     next_state: Array  # [A, K, S] int32
     weight: Array  # [A, K, S] discount times probability, 0 where the transition ends
-    reward_mean: Array  # [A, S] sum_k probability reward
+    reward_mean: Array  # [A, S] sum_k probability reward, -inf for illegal actions; so their q is -inf
     probability: Array  # [A, K, S]
     reward: Array  # [A, K, S]
     sum_error: Array  # [A, S] distance of the probabilities' sum from 1 before they were divided by it
@@ -34,6 +34,7 @@ class Table(NamedTuple):
     rel_rounding: Array  # scalar: relative error of the probabilities and of rewards that are not whole
     abs_rounding: Array  # scalar: absolute error of the probabilities and rewards that are too small for a relative one
     discount_rounding: Array  # scalar: relative error of the discount
+    legal: Array | None  # [A, S] bool; None: all actions
 
 
 class PolicyTable(NamedTuple):
@@ -79,20 +80,24 @@ def to_table(
     total = sum_over_successors(lambda p: p, probability)
     probability = probability / total[:, None]
     ending = sum_over_successors(lambda p, over: jnp.where(over, p, 0), probability, ends)
+    legal = None if mdp.legal is None else mdp.legal.T
+    reward_mean = sum_over_successors(lambda p, r: p * r, probability, reward)
+    most_ending, least_ending = jnp.max(where_legal(legal, ending, 0)), jnp.min(where_legal(legal, ending, 1))
     ending_error = 2 * (relative + 4 * jnp.finfo(jnp.float64).eps)
     return Table(
         next_state=next_state,
         weight=jnp.where(ends, 0, gamma * probability),
-        reward_mean=sum_over_successors(lambda p, r: p * r, probability, reward),
+        reward_mean=where_legal(legal, reward_mean, -jnp.inf),
         probability=probability,
         reward=reward,
         sum_error=jnp.abs(total - 1),
         discount=gamma,
-        min_discount=gamma * (1 - discount_error) * jnp.maximum(0, 1 - jnp.max(ending) * (1 + ending_error)),
-        max_discount=gamma * (1 + discount_error) * (1 - jnp.min(ending) * (1 - ending_error)),
+        min_discount=gamma * (1 - discount_error) * jnp.maximum(0, 1 - most_ending * (1 + ending_error)),
+        max_discount=gamma * (1 + discount_error) * (1 - least_ending * (1 - ending_error)),
         rel_rounding=relative,
         abs_rounding=absolute,
         discount_rounding=discount_error,
+        legal=legal,
     )
 
 
@@ -177,7 +182,7 @@ def sweep_rounding(table: Table, values: Array, q: Array) -> Array:
     reward = table.reward
     ahead = jnp.where(table.weight != 0, table.discount * gather(values, table.next_state), 0)
     whole = (reward == jnp.round(reward)) & (jnp.abs(reward) * table.rel_rounding < 1)
-    deviation = jnp.abs(reward + ahead - q[:, None])
+    deviation = jnp.abs(reward + ahead - where_legal(table.legal, q, 0)[:, None])
     inexact = table.rel_rounding * (jnp.where(whole, 0, jnp.abs(reward)) + deviation)
     inexact = inexact + table.discount_rounding * jnp.abs(ahead)
     total = inexact + factor[:, None] * (jnp.abs(reward) + jnp.abs(ahead))
@@ -218,11 +223,16 @@ def prove(table: Table, x: Array, dtype: jnp.dtype) -> Proof:
     values = x if x.ndim == 1 else jnp.max(x, axis=0)
     q = backup(table, values)
     best = jnp.max(q, axis=0)
-    low, high = min_max((best if x.ndim == 1 else q) - x)
-    error, output_rounding = sweep_rounding(table, values, q), rounding_error(q, dtype)
+    low, high = min_max(best - x if x.ndim == 1 else change_of_q(table, q, x))
+    error, output_rounding = sweep_rounding(table, values, q), rounding_error(where_legal(table.legal, q, 0), dtype)
     return Proof(
         q, best, jnp.maximum(high, -low), error, output_rounding, bounds(table, low, high, error, output_rounding)
     )
+
+
+def change_of_q(table: Table, new: Array, q: Array) -> Array:
+    """new - q [A, S], 0 for illegal actions."""
+    return where_legal(table.legal, new - q, 0)
 
 
 def min_max(change: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxql.envs.jax.protocol import JaxEnv
 from jaxql.errors import UserError
+from jaxql.planning import check_mdp
 from jaxql.types import MDP
 
 
@@ -40,8 +41,11 @@ def to_mdp(env: JaxEnv, start: ArrayLike, num_terminal: int) -> MDP:
 def from_mdp(mdp: MDP) -> JaxEnv:
     """Returns the env that draws its first state from `mdp.start` and its transitions from `mdp.probability`.
 
+    Where states lack actions (see `jaxql.planning.check_mdp`), an observation is {"observation", "action_mask"}. An
+    illegal action ends the episode with the reward NaN, so that it cannot pass unnoticed.
+
     Raises:
-      UserError: probabilities that do not sum to 1.
+      UserError: not a valid model.
 
     >>> from jaxql.envs.jax import catch_mdp
     >>> env = from_mdp(catch_mdp(rows=2, columns=3))
@@ -49,8 +53,10 @@ def from_mdp(mdp: MDP) -> JaxEnv:
     >>> int(state), float(reward), bool(terminated)  # state 4: ball and paddle in the middle; 1: stay
     (13, 1.0, True)
     """
+    mdp = check_mdp(mdp)
     threshold, other = _alias_table(mdp.start)
     cumulative = _cumulative(mdp.probability)
+    legal = None if mdp.legal is None else jnp.asarray(mdp.legal)
     num_states, num_actions, _ = mdp.next_state.shape
 
     def reset(key: jax.Array, /) -> jax.Array:
@@ -59,18 +65,22 @@ def from_mdp(mdp: MDP) -> JaxEnv:
     def step(key: jax.Array, state: Any, action: jax.Array, /) -> tuple[jax.Array, jax.Array, jax.Array]:
         transition = (state, action, _draw(key, cumulative[state, action]))
         next_state, reward, ends = (jnp.asarray(x)[transition] for x in (mdp.next_state, mdp.reward, mdp.ends))
-        return next_state.astype(jnp.int32), reward.astype(float), ends.astype(bool)
+        reward = reward.astype(float)
+        if legal is not None:
+            reward = jnp.where(legal[state, action], reward, jnp.nan)
+        return next_state.astype(jnp.int32), reward, ends.astype(bool)
 
-    return JaxEnv(reset, step, num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
+    def observe(state: Any, /) -> Any:
+        return state if legal is None else {"observation": state, "action_mask": legal[state]}
+
+    numbers: Any = dict(num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
+    return JaxEnv(reset, step, observe=observe, **numbers)
 
 
 def _normalised(probability: ArrayLike) -> np.ndarray:
     """The distribution [..., K] in float64, its sum made exactly 1."""
     probability = np.asarray(probability, np.float64)
-    total = probability.sum(axis=-1, keepdims=True)
-    if not np.allclose(total, 1, atol=1e-5):
-        raise UserError("from_mdp: start, and the probability of each state and action, must sum to 1")
-    return probability / total
+    return probability / probability.sum(axis=-1, keepdims=True)
 
 
 def _cumulative(probability: ArrayLike) -> jax.Array:
