@@ -8,20 +8,25 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.tabular.rows import check_indices
+from jaxql.tabular.arguments import compiled
+from jaxql.tabular.rows import check_indices, columns_of
 from jaxql.types import Array, Scalar
 
 
+@compiled()
 def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLike) -> tuple[Array, Array]:
     """The visits [S, A] after those of B envs, and the number n [B] of each visit to its pair.
 
-    The envs are counted one after another: two that meet in one pair are its n-th and (n+1)-th visit.
+    The envs are counted one after another: two that meet in one pair are its n-th and (n+1)-th visit. A number stays
+    at the largest of its dtype.
 
     Args:
       visits: [S, A] integers.
       state, action, valid: [B] or scalars.
 
     Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `valid`.
+    Raises: ValueError for visits that are no integers [S, A], for a column of another shape or dtype, and for a
+      concrete value out of range.
 
     Source: Sutton & Barto (2018), the n of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -30,16 +35,21 @@ def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLi
     ([[1, 2]], [1, 2, 1])
     """
 
+    visits = jnp.asarray(visits)
+    if not jnp.issubdtype(visits.dtype, jnp.integer):
+        raise ValueError(f"visits is {visits.dtype}; it must hold whole numbers, such as int32")
+    largest = jnp.iinfo(visits.dtype).max
+
     def one_env(visits, row):
         state, action, valid = row
-        visits = visits.at[state, action].add(valid.astype(visits.dtype))
+        visits = visits.at[state, action].add((valid & (visits[state, action] < largest)).astype(visits.dtype))
         return visits, jnp.where(valid, visits[state, action], 1).astype(jnp.int32)
 
-    rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(valid, bool))
+    rows = jnp.broadcast_arrays(*columns_of(state=state, action=action, valid=jnp.asarray(valid, bool)))
     check_indices(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
-        return one_env(jnp.asarray(visits), rows)
-    return jax.lax.scan(one_env, jnp.asarray(visits), tuple(rows))
+        return one_env(visits, rows)
+    return jax.lax.scan(one_env, visits, tuple(rows))
 
 
 def constant(rate: Scalar) -> Callable:
