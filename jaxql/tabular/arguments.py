@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from jaxql.errors import UserError
+
 P = ParamSpec("P")
 Result = TypeVar("Result")
 
@@ -41,7 +43,10 @@ def compiled(*, rank: int | None = 2, **options: Any) -> Callable[[Callable[P, R
             bound = signature.bind(*args, **kwargs)
             bound.apply_defaults()
             for name, x in bound.arguments.items():
-                bound.arguments[name] = _option(name, x, options[name]) if name in options else _array(name, x)
+                if name in options:
+                    bound.arguments[name] = _option(name, x, options[name])
+                elif x is not None or signature.parameters[name].default is not None:
+                    bound.arguments[name] = _array(name, x)
             _check_table(next(iter(bound.arguments.items())), rank)
             _check_values(bound.arguments)
             return run(*bound.args, **bound.kwargs)
@@ -67,14 +72,23 @@ def choice(name: str, x: Any, choices: tuple[Any, ...]) -> Any:
     return x
 
 
+def check_range(name: str, x: Any, inside: Callable[[float], bool], want: str) -> None:
+    """Raises UserError, saying that x must `want`, unless x is a number inside its range, or traced."""
+    if isinstance(x, Tracer):
+        return
+    number = (
+        not isinstance(x, str | bytes | bool) and np.ndim(x) == 0 and jnp.issubdtype(jnp.result_type(x), jnp.number)
+    )
+    if not number or not inside(x):
+        raise UserError(f"{name} is {reprlib.repr(x)}; it must {want}")
+
+
 def _option(name, x, allowed):
     return whole_number(name, x, allowed) if type(allowed) is int else choice(name, x, allowed)
 
 
 def _array(name, x):
     """x as something that `jax.jit` takes. Raises ValueError unless its dtype suits the name."""
-    if x is None:
-        return x
     if name == "counts":
         if not hasattr(x, "transitions"):
             raise ValueError(f"counts is {reprlib.repr(x)}; it must come from empty_counts or empty_sparse_counts")
@@ -87,10 +101,12 @@ def _array(name, x):
         return x
     try:
         if type(x) is int and name not in INDICES:
-            x = float(x)  # a number may be larger than an int32
-        elif type(x) not in (bool, int, float) and not isinstance(x, ARRAYS):
-            x = jnp.asarray(x)
-        dtype = x.dtype if isinstance(x, ARRAYS) else np.dtype(type(x))
+            array = float(x)  # a number may be larger than an int32
+        elif type(x) in (bool, int, float) or isinstance(x, ARRAYS):
+            array = x
+        else:
+            array = jnp.asarray(x)
+        dtype = array.dtype if isinstance(array, ARRAYS) else np.dtype(type(array))
         known = any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_))
     except (TypeError, ValueError, OverflowError):
         known = False
@@ -98,7 +114,7 @@ def _array(name, x):
         raise ValueError(f"{name} is {reprlib.repr(x)}; it must be a number or an array of numbers")
     if name in INDICES and not jnp.issubdtype(dtype, jnp.integer):
         raise ValueError(f"{name} is {dtype}; it must hold whole numbers, such as int32")
-    return x
+    return array
 
 
 def _check_table(argument, rank):

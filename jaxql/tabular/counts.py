@@ -12,7 +12,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
-from jaxql.tabular.arguments import compiled, whole_number
+from jaxql.tabular.arguments import check_range, compiled, whole_number
 from jaxql.tabular.rows import check_indices, columns_of
 from jaxql.types import MDP, Array, Scalar
 
@@ -216,7 +216,8 @@ def empirical_mdp(
       start: [S] distribution of the first state; None is uniform, since counts hold no first states.
       step_limit: of the episodes, or None.
 
-    Raises: UserError for another `unvisited`, for a start of another shape, and for sparse counts that overflowed.
+    Raises: UserError for another `unvisited`, a value that is no finite number, a start of another shape, and for sparse
+      counts that overflowed.
 
     Source: Sutton & Barto (2018), equations 3.4 and 3.6, by frequencies,
     http://incompleteideas.net/book/the-book-2nd.html; Jaksch, Ortner & Auer (2010), figure 1, step 3,
@@ -229,6 +230,7 @@ def empirical_mdp(
     """
     if unvisited not in ("zero", "self", "optimistic"):
         raise UserError(f'unvisited is {unvisited!r}; it must be "zero", "self" or "optimistic"')
+    check_range("value", value, np.isfinite, "be a finite number")
     num_states, _, places = counts.transitions.shape
     if isinstance(counts, SparseCounts) and not isinstance(counts.overflow, Tracer) and counts.overflow > 0:
         raise UserError(f"{counts.overflow} transitions found no place; make the counts with more max_successors")

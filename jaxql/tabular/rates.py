@@ -4,11 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxql.errors import UserError
-from jaxql.tabular.arguments import compiled
+from jaxql.tabular.arguments import check_range, compiled
 from jaxql.tabular.rows import check_indices, columns_of
 from jaxql.types import Array, Scalar
 
@@ -52,18 +50,21 @@ def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLi
     return jax.lax.scan(one_env, visits, tuple(rows))
 
 
-def constant(rate: Scalar) -> Callable:
+def constant(rate: Scalar) -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the same rate [...] at every visit. It tracks changes; with noisy rewards it never converges.
+
+    Raises: UserError for a rate outside [0, 1]. A traced rate is not checked.
 
     Source: Sutton & Barto (2018), equation 2.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(constant(0.25)(jnp.array([1, 2])))
     [0.25 0.25]
     """
+    check_range("rate", rate, lambda x: 0 <= x <= 1, "lie in [0, 1]")
     return lambda n: jnp.full(jnp.shape(n), rate, jnp.result_type(rate, 1.0))
 
 
-def one_over_n() -> Callable:
+def one_over_n() -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the rate 1 / n [...]: the value is the mean of its targets.
 
     Source: Sutton & Barto (2018), equation 2.3, http://incompleteideas.net/book/the-book-2nd.html
@@ -74,7 +75,7 @@ def one_over_n() -> Callable:
     return robbins_monro(1.0)
 
 
-def robbins_monro(omega: Scalar) -> Callable:
+def robbins_monro(omega: Scalar) -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the rate n**-omega [...], with which Q-learning converges.
 
     The rates sum to infinity, their squares do not.
@@ -90,6 +91,5 @@ def robbins_monro(omega: Scalar) -> Callable:
     >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
     [1.    0.125]
     """
-    if not isinstance(omega, Tracer) and not 0.5 < omega <= 1:
-        raise UserError(f"omega is {omega}; it must lie in (0.5, 1], or rates shrink too slowly or too fast")
+    check_range("omega", omega, lambda x: 0.5 < x <= 1, "lie in (0.5, 1], or rates shrink too slowly or too fast")
     return lambda n: jnp.power(jnp.asarray(n, jnp.result_type(float)), -omega)
