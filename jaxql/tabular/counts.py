@@ -135,42 +135,55 @@ def count(
 
 def _find_places(known, state, action, next_state, valid):
     """The table [S, A, K] of next states with those of the rows [B] in free places, and the place of each or -1."""
+    order, pair, first, last = _segments(jnp.where(valid, state, len(known)), action)
 
-    def one_row(known, row):
-        s, a, s2, valid = row
-        same, free = known[s, a] == s2, known[s, a] < 0
+    def one_row(after, row):
+        before, first, s2, valid = row
+        known = jnp.where(first, before, after)
+        same, free = known == s2, known < 0
         place = jnp.where(jnp.any(same), jnp.argmax(same), jnp.argmax(free)).astype(jnp.int32)
         found = valid & jnp.any(same | free)
-        return known.at[s, a, place].set(jnp.where(found, s2, known[s, a, place])), jnp.where(found, place, -1)
+        known = known.at[place].set(jnp.where(found, s2, known[place]))
+        return known, (known, jnp.where(found, place, -1))
 
-    return jax.lax.scan(one_row, known, (state, action, next_state.astype(known.dtype), valid))
+    rows = known[pair], first, next_state[order].astype(known.dtype), valid[order]
+    after, places = jax.lax.scan(one_row, known[0, 0], rows)[1]
+    known = known.at[jnp.where(last, pair[0], len(known)), pair[1]].set(after, mode="drop")
+    return known, jnp.zeros_like(places).at[order].set(places)
 
 
 def _add_exactly(high, low, row, x):
     """The compensated sums high + low plus x [B] at the places `row`, three indices [B] each, which may repeat."""
-    order = jnp.lexsort(row[::-1])
-    row, x = tuple(i[order] for i in row), x[order].astype(high.dtype)
-    differs = jnp.any(jnp.stack([i[1:] != i[:-1] for i in row]), axis=0)
-    true = jnp.ones(1, bool)
-    first, last = jnp.concatenate([true, differs]), jnp.concatenate([differs, true])
-    total, rest, _ = jax.lax.associative_scan(_add_segments, (x, jnp.zeros_like(x), first))
-    total, rest = _add_pairs(high[row], low[row], total, rest)
-    place = jnp.where(last, row[0], high.shape[0]), *row[1:]  # only the last of equal places holds the whole sum
+    order, row, first, last = _segments(*row)
+
+    def one_row(after, row):
+        *before, first, x = row
+        pair = _add_to_pair(*(jnp.where(first, old, new) for old, new in zip(before, after, strict=True)), x)
+        return pair, pair
+
+    zero = jnp.zeros((), high.dtype)
+    rows = high[row], low[row], first, x[order].astype(high.dtype)
+    total, rest = jax.lax.scan(one_row, (zero, zero), rows)[1]
+    place = jnp.where(last, row[0], len(high)), *row[1:]
     return high.at[place].set(total, mode="drop"), low.at[place].set(rest, mode="drop")
 
 
-def _add_segments(left, right):
-    """Sums of pairs (high, low, starts): a sum does not reach past a start."""
-    (a, b, begun), (c, d, starts) = left, right
-    high, low = _add_pairs(a, b, c, d)
-    return jnp.where(starts, c, high), jnp.where(starts, d, low), begun | starts
+def _segments(*keys):
+    """The order that sorts rows by their keys [B], the sorted keys, and whether a row is first or last of its keys.
+
+    Tables are read and written outside of the loops over rows, in which XLA would copy them.
+    """
+    order = jnp.lexsort(keys[::-1])
+    keys, true = tuple(key[order] for key in keys), jnp.ones(1, bool)
+    differs = jnp.any(jnp.stack([key[1:] != key[:-1] for key in keys]), axis=0)
+    return order, keys, jnp.concatenate([true, differs]), jnp.concatenate([differs, true])
 
 
-def _add_pairs(a, b, c, d):
-    """(a + b) + (c + d) as a rounded sum and its rest; an infinite sum has rest 0."""
-    total = a + c
-    part = total - a
-    rest = (a - (total - part)) + (c - part) + (b + d)
+def _add_to_pair(high, low, x):
+    """high + low + x as a rounded sum and its rest; an infinite sum has rest 0."""
+    total = high + x
+    part = total - high
+    rest = (high - (total - part)) + (x - part) + low
     high = total + rest
     return high, jnp.where(jnp.isfinite(high), rest - (high - total), 0)
 
@@ -216,7 +229,7 @@ def empirical_mdp(
       start: [S] distribution of the first state; None is uniform, since counts hold no first states.
       step_limit: of the episodes, or None.
 
-    Raises: UserError for another `unvisited`, a value that is no finite number, a start of another shape, and for sparse
+    Raises: UserError for another `unvisited`, a value that is no finite number, a start of another shape, and sparse
       counts that overflowed.
 
     Source: Sutton & Barto (2018), equations 3.4 and 3.6, by frequencies,
