@@ -172,21 +172,20 @@ def count_often(counts, reward, times):
     return jax.lax.fori_loop(0, times, lambda _, c: tabular.count(c, 0, 0, reward, False, 1, True), counts)
 
 
-def mean_of(counts, reward=None):
-    return float(tabular.empirical_mdp(counts).reward[0, 0, 1])
+def mean_of(counts, place=1):
+    return float(tabular.empirical_mdp(counts).reward[0, 0, place])
 
 
-def empties(states=2, actions=1):
-    return tabular.empty_counts(states, actions), tabular.empty_sparse_counts(states, actions, 2)
+def empty(sparse, states=2, actions=1):
+    return tabular.empty_sparse_counts(states, actions, 2) if sparse else tabular.empty_counts(states, actions)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_m4_a_mean_reward_stays_exact(sparse):
-    counts = count_often(empties()[sparse], 0.1, 300_000)
+    counts = count_often(empty(sparse), 0.1, 300_000)
     place = 0 if sparse else 1
     assert counts.transitions[0, 0, place] == 300_000
-    mean = tabular.empirical_mdp(counts).reward[0, 0, place]
-    assert_allclose(mean, 0.1, rtol=1e-6)
+    assert_allclose(mean_of(counts, place), 0.1, rtol=1e-6)
 
 
 @pytest.mark.slow
@@ -233,7 +232,7 @@ def test_m4_sums_of_any_rewards_are_those_of_float64(sparse):
     n = 4096
     state, action, later = rng.integers(2, size=n), rng.integers(2, size=n), rng.integers(2, size=n)
     reward = (rng.normal(size=n) * 10.0 ** rng.integers(-3, 5, n)).astype(np.float32)
-    counts, want = empties(2, 2)[sparse], np.zeros((2, 2, 2))
+    counts, want = empty(sparse, 2, 2), np.zeros((2, 2, 2))
     for part in np.split(np.arange(n), 4):
         rows = (x[part] for x in (state, action, reward, np.zeros(n, bool), later, np.ones(n, bool)))
         counts = tabular.count(counts, *rows)
