@@ -144,7 +144,7 @@ def _check_values(arguments):
             inside, want = (lambda x: (x > 0) & (x <= 1)), "lie in (0, 1]"
         elif name == "reward" and jnp.issubdtype(dtype, jnp.floating):
             largest = float(jnp.finfo(dtype).max)
-            inside, want = (lambda x, largest=largest: np.abs(x) <= largest), f"be finite in {dtype}"
+            inside, want = (lambda x, largest=largest: np.abs(x.astype(float)) <= largest), f"be finite in {dtype}"
         elif name == "policy":
             inside, want = _sums_to_one, "hold probabilities [S, A] that sum to 1 in each state"
         else:

@@ -17,7 +17,7 @@ def _apply_in_order(table, error_of, pair_of, valid, learning_rate, **columns) -
     def one_env(table, carried):
         valid, *row, rate = carried
         error = jnp.where(valid, error_of(table, *row), 0)
-        step = jnp.where(valid, rate * error, 0)  # jnp.where keeps XLA from fusing product and sum, which rounds less
+        step = jnp.where(valid, rate * error, 0)  # jnp.where keeps XLA from fusing product and sum into one rounding
         return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
 
     return jax.lax.scan(one_env, table, broadcast_rows(table, valid, **columns, learning_rate=learning_rate))
