@@ -37,7 +37,7 @@ def slow_count(batches):
                 transitions[s, a, s2] += 1
                 rewards[s, a, s2] += r
                 ends[s, a, s2] += over
-    return Counts(transitions, rewards, ends)
+    return Counts(transitions, rewards, ends, np.zeros((S, A, S)))
 
 
 @few
@@ -377,7 +377,7 @@ def test_n_step_updates_equal_a_loop_over_time_and_envs(n, sarsa):
     update = tabular.n_step_sarsa_update if sarsa else tabular.n_step_q_learning_update
     given_actions = action if sarsa else action[:, :-1]
     flags = terminated, truncated, valid
-    found, errors = jax.jit(update, static_argnames="n")(
+    found, errors = update(
         jnp.asarray(q, float), state, given_actions, reward, *flags, n=n, gamma=0.9, learning_rate=0.5
     )
     for t, b in np.ndindex(reward.shape[::-1]):
@@ -400,26 +400,25 @@ def test_n_step_updates_equal_a_loop_over_time_and_envs(n, sarsa):
     assert_allclose(found, q, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("replacing", [False, True])
+@pytest.mark.parametrize("trace", ["accumulating", "replacing"])
 @pytest.mark.parametrize("watkins", [False, True])
-def test_q_lambda_equals_a_loop_with_traces(watkins, replacing):
+def test_q_lambda_equals_a_loop_with_traces(watkins, trace):
     q, envs = np.random.default_rng(0).normal(size=(S, A)), 3
     table, traces, slow = jnp.asarray(q, float), jnp.zeros((envs, S, A)), np.zeros((envs, S, A))
     state, action, reward, terminated, truncated, valid = segment(5, envs)
     update = tabular.watkins_q_lambda_update if watkins else tabular.naive_q_lambda_update
-    update = jax.jit(update, static_argnames="replacing")
     for t in range(reward.shape[1]):
         discount = np.where(terminated[:, t], 0, 0.9)
         chosen = (action[:, t + 1],) if watkins else ()
         row = state[:, t], action[:, t], reward[:, t], discount, state[:, t + 1], *chosen, valid[:, t]
-        table, traces, errors = update(table, traces, *row, 0.3, 0.8, replacing=replacing)
+        table, traces, errors = update(table, traces, *row, 0.3, 0.8, trace=trace)
         for b in range(envs):
             if not valid[b, t]:
                 slow[b] = 0
                 continue
             pair, later, a2 = (state[b, t], action[b, t]), q[state[b, t + 1]].copy(), action[b, t + 1]
             error = reward[b, t] + discount[b] * later.max() - q[pair]
-            slow[b][pair] = 1 if replacing else slow[b][pair] + 1
+            slow[b][pair] = 1 if trace == "replacing" else slow[b][pair] + 1
             q += 0.3 * error * slow[b]
             slow[b] *= discount[b] * 0.8 if not watkins or later[a2] == later.max() else 0
             assert_allclose(errors[b], error, rtol=1e-4, atol=1e-4)

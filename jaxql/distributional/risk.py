@@ -166,15 +166,13 @@ def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Cal
     values, probs = _with_probs(values, probs)
     values, _, upto = _ascending(values, jax.lax.stop_gradient(probs))
 
-    def halve(_, bracket):
-        low, high = bracket
-        middle = (low + high) / 2
-        fits = distortion(middle) <= upto
-        return jnp.where(fits, middle, low), jnp.where(fits, high, middle)
-
     # taus[i] is the greatest tau with distortion(tau) <= upto[i]: above it the quantile function exceeds values[i].
-    bracket = jnp.zeros_like(upto), jnp.ones_like(upto)
-    taus = jax.lax.fori_loop(0, jnp.finfo(upto.dtype).nmant + 3, halve, bracket)[0].at[-1].set(1)
+    taus, high = jnp.zeros_like(upto), jnp.ones_like(upto)
+    for _ in range(jnp.finfo(upto.dtype).nmant + 3):  # a Python loop: eager calls compile no loop for each distortion
+        middle = (taus + high) / 2
+        fits = distortion(middle) <= upto
+        taus, high = jnp.where(fits, middle, taus), jnp.where(fits, high, middle)
+    taus = taus.at[-1].set(1)
     return jnp.sum(safe_multiply(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
 
 

@@ -129,17 +129,19 @@ def finite_horizon(mdp: MDP, horizon: int, discount: Scalar = 1.0) -> Array:
         raise UserError(f"horizon is {horizon!r}; it must be a whole number{others}")
 
     def all_values(mdp, discount):
-        model, gamma = normalise(to_float64(mdp)), to_float64(discount)
-        first = jnp.zeros(len(mdp.start), jnp.float64)
-
-        def step(values, _):
-            values = jnp.max(backup(model, values, gamma), axis=-1)
-            return values, values
-
-        later = jax.lax.scan(step, first, None, steps)[1]
-        return cast_floats(jnp.concatenate([first[None], later]), dtype)
+        return cast_floats(_values_to_go(normalise(to_float64(mdp)), to_float64(discount), steps), dtype)
 
     return in_float64(all_values, mdp._replace(step_limit=None), discount)
+
+
+@functools.partial(jax.jit, static_argnames="steps")
+def _values_to_go(mdp, discount, steps):
+    def step(values, _):
+        values = jnp.max(backup(mdp, values, discount), axis=-1)
+        return values, values
+
+    first = jnp.zeros(len(mdp.start), jnp.float64)
+    return jnp.concatenate([first[None], jax.lax.scan(step, first, None, steps)[1]])
 
 
 def _backward(mdp, policy, discount, steps):

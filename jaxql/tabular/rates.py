@@ -4,24 +4,27 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from jaxql.errors import UserError
-from jaxql.tabular.rows import check_indices
+from jaxql.tabular.arguments import check_range, compiled
+from jaxql.tabular.rows import check_indices, columns_of
 from jaxql.types import Array, Scalar
 
 
+@compiled()
 def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLike) -> tuple[Array, Array]:
     """The visits [S, A] after those of B envs, and the number n [B] of each visit to its pair.
 
-    The envs are counted one after another: two that meet in one pair are its n-th and (n+1)-th visit.
+    The envs are counted one after another: two that meet in one pair are its n-th and (n+1)-th visit. A number stays
+    at the largest of its dtype.
 
     Args:
       visits: [S, A] integers.
       state, action, valid: [B] or scalars.
 
     Returns: the new visits, and n [B] int32 of each row, its own visit included; 1 where not `valid`.
+    Raises: ValueError for visits that are no integers [S, A], for a column of another shape or dtype, and for a
+      concrete value out of range.
 
     Source: Sutton & Barto (2018), the n of equation 2.7, http://incompleteideas.net/book/the-book-2nd.html
 
@@ -30,30 +33,38 @@ def visit(visits: ArrayLike, state: ArrayLike, action: ArrayLike, valid: ArrayLi
     ([[1, 2]], [1, 2, 1])
     """
 
+    visits = jnp.asarray(visits)
+    if not jnp.issubdtype(visits.dtype, jnp.integer):
+        raise ValueError(f"visits is {visits.dtype}; it must hold whole numbers, such as int32")
+    largest = jnp.iinfo(visits.dtype).max
+
     def one_env(visits, row):
         state, action, valid = row
-        visits = visits.at[state, action].add(valid.astype(visits.dtype))
+        visits = visits.at[state, action].add((valid & (visits[state, action] < largest)).astype(visits.dtype))
         return visits, jnp.where(valid, visits[state, action], 1).astype(jnp.int32)
 
-    rows = jnp.broadcast_arrays(jnp.asarray(state), jnp.asarray(action), jnp.asarray(valid, bool))
+    rows = jnp.broadcast_arrays(*columns_of(state=state, action=action, valid=jnp.asarray(valid, bool)))
     check_indices(jnp.shape(visits), rows[2], state=rows[0], action=rows[1])
     if rows[0].ndim == 0:
-        return one_env(jnp.asarray(visits), rows)
-    return jax.lax.scan(one_env, jnp.asarray(visits), tuple(rows))
+        return one_env(visits, rows)
+    return jax.lax.scan(one_env, visits, tuple(rows))
 
 
-def constant(rate: Scalar) -> Callable:
+def constant(rate: Scalar) -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the same rate [...] at every visit. It tracks changes; with noisy rewards it never converges.
+
+    Raises: UserError for a rate outside [0, 1]. A traced rate is not checked.
 
     Source: Sutton & Barto (2018), equation 2.5, http://incompleteideas.net/book/the-book-2nd.html
 
     >>> print(constant(0.25)(jnp.array([1, 2])))
     [0.25 0.25]
     """
+    check_range("rate", rate, lambda x: 0 <= x <= 1, "lie in [0, 1]")
     return lambda n: jnp.full(jnp.shape(n), rate, jnp.result_type(rate, 1.0))
 
 
-def one_over_n() -> Callable:
+def one_over_n() -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the rate 1 / n [...]: the value is the mean of its targets.
 
     Source: Sutton & Barto (2018), equation 2.3, http://incompleteideas.net/book/the-book-2nd.html
@@ -64,7 +75,7 @@ def one_over_n() -> Callable:
     return robbins_monro(1.0)
 
 
-def robbins_monro(omega: Scalar) -> Callable:
+def robbins_monro(omega: Scalar) -> Callable[[ArrayLike], Array]:
     """Returns n [...] -> the rate n**-omega [...], with which Q-learning converges.
 
     The rates sum to infinity, their squares do not.
@@ -80,6 +91,5 @@ def robbins_monro(omega: Scalar) -> Callable:
     >>> print(robbins_monro(0.75)(jnp.array([1, 16])))
     [1.    0.125]
     """
-    if not isinstance(omega, Tracer) and not 0.5 < omega <= 1:
-        raise UserError(f"omega is {omega}; it must lie in (0.5, 1], or rates shrink too slowly or too fast")
+    check_range("omega", omega, lambda x: 0.5 < x <= 1, "lie in (0.5, 1], or rates shrink too slowly or too fast")
     return lambda n: jnp.power(jnp.asarray(n, jnp.result_type(float)), -omega)

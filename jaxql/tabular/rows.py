@@ -17,24 +17,33 @@ def broadcast_rows(table: Array, valid: ArrayLike, state: ArrayLike, **others: A
     """
     if not jnp.issubdtype(table.dtype, jnp.inexact):
         raise ValueError(f"the table is {table.dtype}; one that learns holds floats")
-    columns = {name: _indexing(x) for name, x in (dict(valid=jnp.asarray(valid, bool), state=state) | others).items()}
-    shape = columns["state"].shape
-    if len(shape) != 1:
-        raise ValueError(f"state has shape {shape}; it needs [B], an index for each env")
-    for name, x in columns.items():
-        if x.shape not in ((), shape):
-            raise ValueError(f"{name} has shape {x.shape}; it needs {shape}, as state, or one number for all")
-    rows = {name: jnp.broadcast_to(x, shape) for name, x in columns.items()}
+    if jnp.ndim(state) != 1:
+        raise ValueError(f"state has shape {jnp.shape(state)}; it needs [B], an index for each env")
+    names = "state", "valid", *others
+    columns = columns_of(state=state, valid=jnp.asarray(valid, bool), **others)
+    rows = {name: jnp.broadcast_to(x, columns[0].shape) for name, x in zip(names, columns, strict=True)}
     if checking():
         rows = {name: jnp.where(rows["valid"], x, jnp.zeros_like(x)) for name, x in rows.items()}
-    check_indices(table.shape[-2:], rows["valid"], **{x: rows[x] for x in ("state", "next_state") if x in rows})
-    return tuple(rows.values())
+    indices = {x: rows[x] for x in ("state", "next_state") if x in rows}
+    check_indices(table.shape[-2:] if table.ndim > 1 else table.shape, rows["valid"], **indices)
+    return rows["valid"], rows["state"], *(rows[name] for name in others)
 
 
-def _indexing(x):
+def columns_of(*, state: ArrayLike, **others: ArrayLike) -> tuple[Array, ...]:
+    """The columns as arrays. Raises ValueError unless each has the shape of `state`, or is one number for all."""
+    first = _indexing(state)
+    arrays = {name: _indexing(x) for name, x in others.items()}
+    for name, x in arrays.items():
+        if x.shape not in ((), first.shape):
+            raise ValueError(f"{name} has shape {x.shape}; it needs {first.shape}, as state, or one number for all")
+    return first, *arrays.values()
+
+
+def _indexing(x: ArrayLike) -> Array:
     """x as an array; integers of less than 32 bits, which may not reach all states, become int32."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.int32) if jnp.issubdtype(x.dtype, jnp.integer) and x.dtype.itemsize < 4 else x
+    array = jnp.asarray(x)
+    small = jnp.issubdtype(array.dtype, jnp.integer) and array.dtype.itemsize < 4
+    return array.astype(jnp.int32) if small else array
 
 
 def check_indices(shape: tuple[int, ...], valid: ArrayLike, **indices: ArrayLike) -> None:

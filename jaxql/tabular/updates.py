@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql import bellman
+from jaxql.tabular.arguments import compiled
 from jaxql.tabular.rows import broadcast_rows
 from jaxql.types import Array
 
@@ -16,14 +17,13 @@ def _apply_in_order(table, error_of, pair_of, valid, learning_rate, **columns) -
     def one_env(table, carried):
         valid, *row, rate = carried
         error = jnp.where(valid, error_of(table, *row), 0)
-        step = jnp.where(
-            valid, rate * error, 0
-        )  # without jnp.where XLA may fuse product and sum, which rounds differently
+        step = jnp.where(valid, rate * error, 0)  # jnp.where keeps XLA from fusing product and sum into one rounding
         return table.at[pair_of(*row)].add(step.astype(table.dtype)), error.astype(table.dtype)
 
     return jax.lax.scan(one_env, table, broadcast_rows(table, valid, **columns, learning_rate=learning_rate))
 
 
+@compiled()
 def q_learning_update(
     q: ArrayLike,
     state: ArrayLike,
@@ -47,7 +47,8 @@ def q_learning_update(
       learning_rate: [B] or scalar.
 
     Returns: the new q, and the TD errors [B], 0 where not `valid`.
-    Raises: ValueError for a column of another shape, and for a table of integers.
+    Raises: ValueError for a column of another shape or dtype, for a table of integers, and for a concrete value out of
+      range: an index that the table lacks, a reward that is not finite, a rate or discount outside [0, 1].
 
     Source: Sutton & Barto (2018), equation 6.8, http://incompleteideas.net/book/the-book-2nd.html; Watkins & Dayan
     (1992), https://doi.org/10.1007/BF00992698
@@ -64,6 +65,7 @@ def q_learning_update(
     return _apply_in_order(q, error_of, _pair, valid, learning_rate, **rows)
 
 
+@compiled()
 def sarsa_update(
     q: ArrayLike,
     state: ArrayLike,
@@ -94,6 +96,7 @@ def sarsa_update(
     return _apply_in_order(q, error_of, _pair, valid, learning_rate, **rows, next_action=next_action)
 
 
+@compiled(rank=None)
 def epsilon_greedy_probabilities(q: ArrayLike, epsilon: ArrayLike) -> Array:
     """Probabilities [..., A] of the actions of `explore.epsilon_greedy` on q [..., A]; 0 for illegal actions (-inf).
 
@@ -112,6 +115,7 @@ def epsilon_greedy_probabilities(q: ArrayLike, epsilon: ArrayLike) -> Array:
     return (1 - epsilon) * share[0] + epsilon * share[1]
 
 
+@compiled()
 def expected_sarsa_update(
     q: ArrayLike,
     state: ArrayLike,
@@ -143,6 +147,7 @@ def expected_sarsa_update(
     return _apply_in_order(q, error_of, _pair, valid, learning_rate, **rows, epsilon=epsilon)
 
 
+@compiled(rank=3)
 def double_q_learning_update(
     q: ArrayLike,
     key: Array,
