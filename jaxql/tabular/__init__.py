@@ -14,6 +14,7 @@ that are not `valid` (an env resetting itself) may hold anything and change no v
 ([[1.5], [0.0]], [1.0, 1.0])
 """
 
+from jaxql.explore import epsilon_greedy_probabilities as epsilon_greedy_probabilities
 from jaxql.tabular.counts import (
     Counts as Counts,
     count as count,
@@ -37,7 +38,6 @@ from jaxql.tabular.traces import (
 )
 from jaxql.tabular.updates import (
     double_q_learning_update as double_q_learning_update,
-    epsilon_greedy_probabilities as epsilon_greedy_probabilities,
     expected_sarsa_update as expected_sarsa_update,
     q_learning_update as q_learning_update,
     sarsa_update as sarsa_update,
