@@ -41,7 +41,7 @@ def as_real(name: str, x: Any) -> Array:
     ValueError: discount is '0.9'; it must be a real number or an array of them
     """
     try:
-        array = jnp.asarray(x)
+        array = None if isinstance(x, str) else jnp.asarray(x)  # JAX reads a string as the name of a dtype
     except (TypeError, ValueError, OverflowError):
         array = None
     if array is None or not (_is_real(array.dtype) or array.dtype == bool):

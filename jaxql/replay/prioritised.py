@@ -3,6 +3,7 @@
 import functools
 
 import jax.numpy as jnp
+import numpy as np
 
 from jaxql.bellman.arguments import NOT_NEGATIVE, as_real
 from jaxql.replay import sum_tree
@@ -98,7 +99,8 @@ def prioritised_replay(
 
     def update(ring: Ring, index: Array, x: Array, alpha: Scalar) -> Ring:
         NOT_NEGATIVE("the exponent", alpha)
-        index, x = jnp.asarray(index), as_real("the errors", x)
+        with np.errstate(over="ignore"):  # what is too large for float32 is infinite, and refused below
+            index, x = jnp.asarray(index), as_real("the errors", x)
         if not jnp.issubdtype(index.dtype, jnp.integer) or index.ndim != 1 or x.shape != index.shape:
             raise ValueError(
                 f"index is {index.dtype}{list(index.shape)} and the errors have shape {x.shape}; an update needs the "
