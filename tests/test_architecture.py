@@ -21,7 +21,7 @@ MAY_IMPORT = {  # a part of the core: the parts that it may import
     "explore": {"types", "bellman"},
     "bellman": {"types"},
     "distributional": {"types", "bellman"},
-    "planning": {"types", "errors"},
+    "planning": {"types", "errors", "explore"},
     "tabular": {"types", "errors", "bellman", "explore"},
     "replay": {"types", "bellman", "kernels"},
     "losses": {"types", "replay"} | EQUATIONS,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql import bellman, distributional, explore, losses, replay
+from jaxql import bellman, conformance, distributional, explore, losses, replay
 from jaxql.bellman import SIGNED_LOGP1_PAIR, checked
 from jaxql.losses import backups, heads
 from jaxql.replay import n_step_transition, prioritised_replay, sum_tree, uniform_replay, zero_step
@@ -347,6 +347,11 @@ def test_m8_backups_at_temperature_zero_are_greedy():
     np.testing.assert_array_equal(explore.softmax_probabilities(jnp.array([1.0, 3.0, 3.0]), 0.0), [0, 0.5, 0.5])
 
 
+def nothing(trajectory, n=1):
+    """A function under test of `conformance`."""
+    return trajectory.reward
+
+
 X = jnp.arange(3.0)
 WRONG = {  # call: the words of its message
     "soft temperature": (lambda: bellman.soft_q_learning(Q, 0, 1.0, 0.9, Q, temperature=-1.0), "temperature"),
@@ -414,6 +419,9 @@ WRONG = {  # call: the words of its message
     "epsilon nan": (lambda: explore.epsilon_greedy(jax.random.key(0), Q, np.nan), "epsilon"),
     "epsilon odds": (lambda: explore.epsilon_greedy_probabilities(Q, -0.1), "epsilon"),
     "softmax": (lambda: explore.softmax_probabilities(Q, -1.0), "temperature"),
+    "conformance n": (lambda: conformance.check_n_step(nothing, 0), "n is 0"),
+    "conformance tolerance": (lambda: conformance.check_td_error(nothing, tolerance=-1.0), "tolerance"),
+    "conformance trajectories": (lambda: conformance.check_lambda(nothing, trajectories=0), "trajectories is 0"),
     "final": (lambda: explore.linear_epsilon(5, 2.0, 10), "final"),
 }
 
@@ -507,6 +515,8 @@ STRANGE = {
     "apply": (lambda: losses.dqn_loss(Q, Q, transitions([0.9, 0.9]), Q), "apply", "function"),
     "backup": (lambda: losses.q_loss(Q, Q, transitions([0.9, 0.9]), look_up, backup="double"), "backup is 'double'"),
     "burn_in": (lambda: losses.r2d2_loss(Q, Q, None, look_up, burn_in=-1), "burn_in is -1"),
+    "conformance f": (lambda: conformance.check_td_error("q_learning"), "f is 'q_learning'", "function"),
+    "penalty": (lambda: heads.scalar("huber"), "penalty is 'huber'"),
     "weights": (lambda: losses.weighted_mean("x", jnp.ones(2)), "x is 'x'"),
 }
 

@@ -105,10 +105,10 @@ def q_loss(
         ),
     )
     mean = head.mean or head.q_values
-    discount = legal_discount(rows.discount, next_values(output_next))
+    discount = legal_discount(rows.discount, _of_actions(next_values(output_next)))
     goes_on = discount != 0
     output, output_next = where_rows(counts, output), where_rows(goes_on, output_next)
-    mean_next = mean(output_next)
+    mean_next = _of_actions(mean(output_next))
     answer = _settled(backup(values), mean_next.shape, goes_on, counts)
     target, expected = jax.lax.stop_gradient(
         (
@@ -131,10 +131,15 @@ def _rows_of(x: Array, rows: int) -> Array:
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
+def _of_actions(values: Array) -> Array:
+    """Returns a head's values, which are [N, A]."""
+    if values.ndim != 2:
+        raise ValueError(f"the head's values have shape {values.shape}; they need [N, A]")
+    return values
+
+
 def _settled(answer: Backup, shape: tuple[int, ...], goes_on: Array, counts: Array) -> Backup:
     """Returns the answer to values of this shape, a constant, finite where the next state or the row does not count."""
-    if len(shape) != 2:
-        raise ValueError(f"the head's values have shape {shape}; they need [N, A]")
     for name, needed in (("policy", shape), ("shift", shape), ("bonus", shape[:1])):
         x = getattr(answer, name)
         if x is not None and jnp.shape(x) != needed:
