@@ -63,7 +63,7 @@ class Config(DeepConfig):
     v_min: float = bounded(-10.0, -math.inf)  # the least return of a categorical, hl-gauss or two-hot head
     v_max: float = bounded(10.0, -math.inf)  # the greatest return of these heads
     temperature: float = bounded(0.03, 1e-9)  # of the soft and munchausen backups
-    munchausen_alpha: float = bounded(0.9, 0)  # share of the log-policy in the reward (munchausen backup)
+    munchausen_alpha: float = bounded(0.9, 0, 1)  # share of the log-policy in the reward (munchausen backup)
     sarsa_epsilon: float = bounded(0.01, 0, 1)  # epsilon of the policy that the expected-sarsa backup averages over
     persistence: float = bounded(0.1, 0, 1)  # probability of repeating the action (persistent backup)
     action_gap: float = bounded(0.9, 0, 1)  # scale of the bonus (advantage backup)
@@ -73,6 +73,7 @@ class Config(DeepConfig):
     discount_end: float = bounded(0.997, 0, 1)  # gamma at the end of that
     reset_every_updates: int = bounded(0, 0)  # updates between resets of network, target and optimiser; 0 for none
     reset_keep: float = bounded(0.5, 0, 1)  # share of themselves that convolutions keep; other layers are drawn anew
+    fraction_entropy: float = bounded(0.0, 0)  # weight of the entropy of a full-quantile head's fractions
     loss: Literal["huber", "squared"] = "huber"  # of the TD errors of a scalar head
     batch_size: int = bounded(32, 1)  # transitions of an update
     shards: int = bounded(1, 1)  # parts of envs and batch that draw and learn apart; a multiple of a mesh's devices
@@ -157,6 +158,8 @@ def head_of(config: Config) -> Head:
         raise UserError(f"loss is {config.loss}; the {config.head} head has one of its own: leave loss at huber")
     if config.head in ("categorical", "hl-gauss", "two-hot"):
         return heads.HEADS[config.head](config.v_min, config.v_max, config.num_atoms)
+    if config.head == "full-quantile":
+        return heads.full_quantile(config.num_atoms, entropy_coefficient=config.fraction_entropy)
     return heads.HEADS[config.head](config.num_atoms)
 
 
@@ -212,7 +215,7 @@ def dqn(
         stored, priorities = without_priorities(state.data)
 
         def update(state: State, priorities, _):
-            ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+            ring = stored._replace(priorities=priorities[0], max_priorities=priorities[1])
             n, gamma = annealed_horizon(state) if anneals else (None, state.hyper.discount)
             key = derive_key(state.key, LEARN, state.updates, unrolled=False)  # unrolled, it compiles for longer
             batch = replay.sample(ring, key, batch_size, gamma, beta_of(state), n)
@@ -231,7 +234,7 @@ def dqn(
             return state, without_priorities(ring)[1], metrics
 
         state, priorities, metrics = scan_updates(update, state, priorities, length=gradient_steps)
-        ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+        ring = stored._replace(priorities=priorities[0], max_priorities=priorities[1])
         return state._replace(data=after_read(ring, metrics["loss"][-1])), metrics
 
     def reset(state: State, obs: Any) -> State:

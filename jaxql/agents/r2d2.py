@@ -128,7 +128,7 @@ def r2d2(
         stored, priorities = without_priorities(state.data.ring)
 
         def update(state: State, priorities, _):
-            ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+            ring = stored._replace(priorities=priorities[0], max_priorities=priorities[1])
             key = derive_key(state.key, LEARN, state.updates)
             batch = replay.sample(ring, key, batch_size, state.hyper.discount, beta_of(state))
 
@@ -147,7 +147,7 @@ def r2d2(
 
         memory = state.data.memory
         state, priorities, metrics = scan_updates(update, state, priorities, length=gradient_steps)
-        ring = stored._replace(priorities=priorities[0], max_priority=priorities[1])
+        ring = stored._replace(priorities=priorities[0], max_priorities=priorities[1])
         return state._replace(data=Data(after_read(ring, metrics["loss"][-1]), memory)), metrics
 
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)

@@ -2,7 +2,8 @@
 
 Time is in the name: `_tm1` is t - 1, `_t` is t. `discount_t` already holds gamma (gamma**m after m steps) and is 0 past
 a termination, so no equation here takes gamma or a termination. An action of value -inf is illegal and never
-bootstraps. Under `checked` an action outside 0 .. A - 1 raises.
+bootstraps; where no action is legal, the discount counts as 0. Under `checked` that raises, and so does an action
+outside 0 .. A - 1. Half precision is computed in float32 and rounded once.
 
 A function with rlax's name has rlax's positional order, layout and result: changing the import is enough. These are
 not in rlax: `advantage_learning`, `clipped_double_q_learning`, `soft_q_learning`, `munchausen_q_learning`,

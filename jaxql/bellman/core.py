@@ -1,6 +1,5 @@
 """The batching decorator, and the helpers that all equations share."""
 
-import contextvars
 import functools
 import inspect
 from collections.abc import Callable
@@ -13,19 +12,29 @@ from jax.experimental import checkify
 from jax.experimental.xla_metadata import set_xla_metadata
 from jax.typing import ArrayLike
 
+from jaxql.bellman.arguments import (
+    CHECKING,
+    Rule,
+    as_real,
+    check_actions,
+    check_count,
+    checking,
+    rounded_once,
+)
 from jaxql.types import Array
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
 Core = str | int | None
 
-_CHECKING = contextvars.ContextVar("actions outside 0 .. A - 1 raise", default=False)
+ACTIONS = "a_tm1", "a_t"  # parameters that hold actions
 
 
-def batched(*cores: Core) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
+def batched(*cores: Core, **rules: Rule) -> Callable[[Callable[P, Result]], Callable[P, Result]]:
     """Returns a decorator that maps an equation of one transition or sequence over leading batch axes.
 
-    `cores` holds the core axes of the leading parameters, in order. A core is one of:
+    `cores` holds the core axes of the leading parameters, in order. `rules` holds checks of values, by parameter; an
+    argument of None is not checked. A core is one of:
       an int        the number of core axes
       "TA"          a letter for each core axis; axes with the same letter must have the same length
       "T?"          either a number, shared by the whole batch, or [T]
@@ -36,7 +45,8 @@ def batched(*cores: Core) -> Callable[[Callable[P, Result]], Callable[P, Result]
     0 raises too, unless its letter is S, which counts the steps between the entries of another axis.
 
     The remaining parameters are options: scalars or non-arrays, not batched. An array parameter that defaults to None
-    may be left out. Integers and booleans are promoted where the equation computes with them.
+    may be left out. Integers and booleans are promoted where the equation computes with them. Half precision is
+    computed in float32, and the result rounded once.
     """
 
     def decorate(equation: Callable[P, Result]) -> Callable[P, Result]:
@@ -50,16 +60,22 @@ def batched(*cores: Core) -> Callable[[Callable[P, Result]], Callable[P, Result]
             bound.apply_defaults()
             options = bound.arguments
             given = [name for name in cores_of if not (name in optional and options[name] is None)]
-            arrays = {name: jnp.asarray(options.pop(name)) for name in given}
+            passed = dict(options)
+            arrays = {name: as_real(f"{equation.__name__}: {name}", options.pop(name)) for name in given}
             batches = _batch_axes(equation.__name__, arrays, cores_of)
             _check_options(equation.__name__, options)
+            for name, rule in rules.items():
+                if passed[name] is not None:
+                    rule(f"{equation.__name__}: {name}", passed[name])
+            for name in arrays.keys() & ACTIONS:
+                check_actions(f"{equation.__name__}: {name}", arrays[name])
 
             def mapped(*xs):
                 return equation(**dict(zip(arrays, xs, strict=True)), **options)  # pyright: ignore[reportCallIssue]
 
             for _ in next(filter(None, batches), ()):
                 mapped = jax.vmap(mapped, [0 if batch else None for batch in batches])
-            return mapped(*arrays.values())
+            return rounded_once(mapped, *arrays.values())
 
         return call
 
@@ -98,6 +114,8 @@ def _check_options(equation: str, options: dict[str, Any]) -> None:
                 f"{equation}: {name} has shape {option.shape}; it is one number for the whole batch, "
                 "and for several there is jax.vmap"
             )
+        if isinstance(option, str):
+            raise ValueError(f"{equation}: {name} is {option!r}, a string; it must be a number, a bool or a function")
 
 
 def drop_unweighted(weight: ArrayLike, x: ArrayLike) -> Array:
@@ -115,6 +133,24 @@ def td_target(r_t: ArrayLike, discount_t: ArrayLike, v_t: ArrayLike) -> Array:
     return jnp.add(r_t, safe_multiply(discount_t, v_t))
 
 
+def legal_discount(discount_t: ArrayLike, q_t: Array) -> Array:
+    """discount_t [...], but 0 where no action is legal: q_t [..., A] all -inf. There is nothing to bootstrap from.
+
+    Under `checked` a discount above 0 raises there.
+    """
+    no_action = jnp.all(q_t == -jnp.inf, axis=-1)
+    if checking():
+        checkify.check(
+            jnp.all(~no_action | jnp.equal(discount_t, 0)), "no action is legal in a next state that bootstraps"
+        )
+    return jnp.where(no_action, 0, discount_t)
+
+
+def paired_sum(x: Array) -> Array:
+    """The sum [...] of x [..., N], whose first and last entry are added first, and so on: opposites leave exactly 0."""
+    return jnp.sum(x + jnp.flip(x, axis=-1), axis=-1) / 2
+
+
 def static_where(condition: bool | Array, x: Array, y: Array) -> Array:
     """x or y. A Python bool is resolved at trace time; a traced one uses `jnp.where`."""
     if isinstance(condition, Tracer):
@@ -129,13 +165,7 @@ def maybe_stop_gradient(target: Array, stop: bool | Array) -> Array:
 
 def check_steps(equation: str, n: Any) -> None:
     """Raises ValueError unless n is a number of steps."""
-    if not hasattr(n, "__index__") or n < 1:
-        raise ValueError(f"{equation}: n is {n}; a window has a whole number of steps, at least 1")
-
-
-def checking() -> bool:
-    """True while a function is traced under `checked`."""
-    return _CHECKING.get()
+    check_count(f"{equation}: n", n)
 
 
 def check_index(name: str, i: Array, length: int) -> None:
@@ -159,15 +189,17 @@ def select_action_row(x: Array, a: ArrayLike) -> Array:
 
 
 def checked(f: Callable[P, Result]) -> Callable[P, Result]:
-    """Returns f compiled, with a check of every action it gives to an equation: a mode for debugging.
+    """Returns f compiled, with a check of every action and option it gives to an equation: a mode for debugging.
 
     JAX reads an action past the last, and -1 too, as the last action, so a wrong action learns in silence.
-    `checked(f)` raises instead. The arguments of f are arrays, as for `jax.jit`. Bind options with
+    `checked(f)` raises instead. It also raises where a next state that bootstraps has no legal action, and where a
+    traced option is out of its range. The arguments of f are arrays, as for `jax.jit`. Bind options with
     `functools.partial`. f may itself be compiled, mapped or differentiated: `checked` goes outermost. Without
     `checked` nothing is checked, because even an idle check costs a compiled f a millisecond a call.
 
     Raises:
-      ValueError: an action is not in 0 .. A - 1.
+      ValueError: an action is not in 0 .. A - 1, a next state that bootstraps has no legal action, or a traced option
+        is out of its range.
 
     Source: `jax.experimental.checkify`, https://docs.jax.dev/en/latest/debugging/checkify_guide.html
 
@@ -180,22 +212,28 @@ def checked(f: Callable[P, Result]) -> Callable[P, Result]:
         ...
     ValueError: an action is not in 0 .. 1: 2
     """
-    run = jax.jit(checkify.checkify(f))
+    run = _checked_program(f)
 
     @functools.wraps(f)
     def call(*args: P.args, **kwargs: P.kwargs) -> Result:
-        token = _CHECKING.set(True)
+        token = CHECKING.set(True)
         try:
             # The metadata is part of JAX's cache key: programs traced without checks are not reused.
             with set_xla_metadata(checked=True):
                 error, result = run(*args, **kwargs)
         finally:
-            _CHECKING.reset(token)
+            CHECKING.reset(token)
         if message := error.get():
             raise ValueError(message.removesuffix(" (`check` failed)"))
         return result
 
     return call
+
+
+@functools.lru_cache(maxsize=256)
+def _checked_program(f: Callable) -> Callable:
+    """The compiled f with its checks: one for each f, so that `checked(f)` in a loop compiles once."""
+    return jax.jit(checkify.checkify(f))
 
 
 def promoted(*xs: ArrayLike) -> tuple[Array, ...]:

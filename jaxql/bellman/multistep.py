@@ -3,12 +3,13 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, select_action
+from jaxql.bellman.arguments import TRACE, UNITS
+from jaxql.bellman.core import batched, legal_discount, select_action
 from jaxql.bellman.returns import lambda_returns
 from jaxql.types import Array
 
 
-@batched("T", "T", "T", "T", "T?")
+@batched("T", "T", "T", "T", "T?", lambda_=TRACE)
 def td_lambda(
     v_tm1: Array, r_t: Array, discount_t: Array, v_t: Array, lambda_: ArrayLike, stop_target_gradients: bool = True
 ) -> Array:
@@ -22,7 +23,7 @@ def td_lambda(
     return lambda_returns(r_t, discount_t, v_t, lambda_, stop_target_gradients) - v_tm1
 
 
-@batched("TA", "T", "T", "T", "TA", "T", "T?")
+@batched("TA", "T", "T", "T", "TA", "T", "T?", lambda_=TRACE)
 def sarsa_lambda(
     q_tm1: Array,
     a_tm1: Array,
@@ -53,11 +54,12 @@ def sarsa_lambda(
     >>> print(sarsa_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, a, 0.0))
     [ 1. -1.]
     """
+    discount_t = legal_discount(discount_t, q_t)
     returns = lambda_returns(r_t, discount_t, select_action(q_t, a_t), lambda_, stop_target_gradients)
     return returns - select_action(q_tm1, a_tm1)
 
 
-@batched("TA", "T", "T", "T", "TA", "T?")
+@batched("TA", "T", "T", "T", "TA", "T?", lambda_=TRACE)
 def q_lambda(
     q_tm1: Array,
     a_tm1: Array,
@@ -80,11 +82,12 @@ def q_lambda(
     >>> print(q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
     [2.5 1. ]
     """
+    discount_t = legal_discount(discount_t, q_t)
     returns = lambda_returns(r_t, discount_t, jnp.max(q_t, axis=-1), lambda_, stop_target_gradients)
     return returns - select_action(q_tm1, a_tm1)
 
 
-@batched("TA", "T", "T", "T", "TA", "")
+@batched("TA", "T", "T", "T", "TA", "", lambda_=UNITS)
 def peng_q_lambda(
     q_tm1: Array,
     a_tm1: Array,
@@ -110,7 +113,7 @@ def peng_q_lambda(
     return q_lambda(q_tm1, a_tm1, r_t, discount_t, q_t, lambda_, stop_target_gradients)
 
 
-@batched("TA", "T", "T", "T", "TA", "T", "T?")
+@batched("TA", "T", "T", "T", "TA", "T", "T?", lambda_=TRACE)
 def watkins_q_lambda(
     q_tm1: Array,
     a_tm1: Array,

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxql.bellman.arguments import NOT_NEGATIVE, TRACE
 from jaxql.bellman.core import batched, promoted, safe_multiply, select_action, static_where, td_target
 from jaxql.bellman.returns import (
     general_off_policy_returns_from_action_values,
@@ -18,7 +19,7 @@ def _td_error(e, row):
     return e, e
 
 
-@batched("T", "T", "T", "T?", "N")
+@batched("T", "T", "T", "T?", "N", lambda_=TRACE)
 def importance_corrected_td_errors(
     r_t: Array,
     discount_t: Array,
@@ -60,7 +61,7 @@ def importance_corrected_td_errors(
     return static_where(stop_target_gradients, jax.lax.stop_gradient(errors + v_tm1) - v_tm1, errors)
 
 
-@batched("TA", "T", "T", "T", "TA", "T", "TA", "T?")
+@batched("TA", "T", "T", "T", "TA", "T", "TA", "T?", lambda_=TRACE)
 def tree_backup(
     q_tm1: Array,
     a_tm1: Array,
@@ -95,7 +96,7 @@ def retrace_traces(pi_t: Array, mu_t: Array, a_t: ArrayLike, lambda_: ArrayLike,
     return jnp.minimum(1, select_action(pi_t, a_t) / (mu_t + eps)) * lambda_
 
 
-@batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?")
+@batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?", lambda_=TRACE, eps=NOT_NEGATIVE)
 def retrace(
     q_tm1: Array,
     q_t: Array,
@@ -135,7 +136,7 @@ def retrace(
     return returns - select_action(q_tm1, a_tm1)
 
 
-@batched("T", "S", "T", "T", "T", "S", "S?")
+@batched("T", "S", "T", "T", "T", "S", "S?", lambda_=TRACE)
 def retrace_continuous(
     q_tm1: Array,
     q_t: Array,

@@ -3,7 +3,14 @@
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action, td_target
+from jaxql.bellman.core import (
+    batched,
+    legal_discount,
+    maybe_stop_gradient,
+    safe_multiply,
+    select_action,
+    td_target,
+)
 from jaxql.types import Array
 
 
@@ -52,9 +59,8 @@ def q_learning(
     >>> print(q_learning(q_tm1, jnp.array([0, 1]), jnp.array([1, 1]), jnp.array([0.5, 0.0]), q_t))
     [ 3. -3.]
     """
-    return maybe_stop_gradient(td_target(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - select_action(
-        q_tm1, a_tm1
-    )
+    target = td_target(r_t, legal_discount(discount_t, q_t), jnp.max(q_t))
+    return maybe_stop_gradient(target, stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A")
@@ -79,7 +85,8 @@ def double_q_learning(
     2.0
     """
     v_t = select_action(q_t_value, jnp.argmax(q_t_selector))
-    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
+    target = td_target(r_t, legal_discount(discount_t, q_t_selector), v_t)
+    return maybe_stop_gradient(target, stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "")
@@ -100,9 +107,8 @@ def sarsa(
     >>> print(sarsa(q, 0, 1.0, 0.5, jnp.array([4.0, 2.0]), 1))
     2.0
     """
-    return maybe_stop_gradient(
-        td_target(r_t, discount_t, select_action(q_t, a_t)), stop_target_gradients
-    ) - select_action(q_tm1, a_tm1)
+    target = td_target(r_t, legal_discount(discount_t, q_t), select_action(q_t, a_t))
+    return maybe_stop_gradient(target, stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "A", "A")
@@ -127,7 +133,8 @@ def expected_sarsa(
     2.5
     """
     v_t = jnp.sum(safe_multiply(probs_a_t, q_t))
-    return maybe_stop_gradient(td_target(r_t, discount_t, v_t), stop_target_gradients) - select_action(q_tm1, a_tm1)
+    target = td_target(r_t, legal_discount(discount_t, q_t), v_t)
+    return maybe_stop_gradient(target, stop_target_gradients) - select_action(q_tm1, a_tm1)
 
 
 @batched("A", "", "", "", "")
@@ -168,4 +175,5 @@ def qv_max(
     >>> print(qv_max(1.0, 1.0, 0.5, jnp.array([0.0, 4.0])))
     2.0
     """
-    return maybe_stop_gradient(td_target(r_t, discount_t, jnp.max(q_t)), stop_target_gradients) - v_tm1
+    target = td_target(r_t, legal_discount(discount_t, q_t), jnp.max(q_t))
+    return maybe_stop_gradient(target, stop_target_gradients) - v_tm1

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxql.bellman.arguments import TRACE, as_real
 from jaxql.bellman.core import (
     batched,
     check_steps,
+    legal_discount,
     maybe_stop_gradient,
     promoted,
     safe_multiply,
@@ -30,7 +32,7 @@ def _off_policy_return(g, row):
     return g, g
 
 
-@batched("T", "T", "T", "T?")
+@batched("T", "T", "T", "T?", lambda_=TRACE)
 def lambda_returns(
     r_t: Array, discount_t: Array, v_t: Array, lambda_: ArrayLike = 1.0, stop_target_gradients: bool = False
 ) -> Array:
@@ -67,14 +69,15 @@ def discounted_returns(
     >>> print(discounted_returns(jnp.ones(3), jnp.full(3, 0.5), 8.0))
     [2.75 3.5  5.  ]
     """
-    r_t, discount_t, v_t = jnp.asarray(r_t), jnp.asarray(discount_t), jnp.asarray(v_t)
+    given = dict(r_t=r_t, discount_t=discount_t, v_t=v_t)
+    r_t, discount_t, v_t = (as_real(f"discounted_returns: {name}", x) for name, x in given.items())
     rows = max(r_t, discount_t, key=jnp.ndim)
     if v_t.shape in ((), rows.shape[:-1]):
         v_t = jnp.broadcast_to(v_t[..., None], rows.shape)
     return lambda_returns(r_t, discount_t, v_t, 1.0, stop_target_gradients)
 
 
-@batched("T", "T", "T", None, "T?")
+@batched("T", "T", "T", None, "T?", lambda_t=TRACE)
 def n_step_bootstrapped_returns(
     r_t: Array, discount_t: Array, v_t: Array, n: int, lambda_t: ArrayLike = 1.0, stop_target_gradients: bool = False
 ) -> Array:
@@ -174,4 +177,5 @@ def general_off_policy_returns_from_action_values(
     [2. 3.]
     """
     q_a_t, v_t = select_action(q_t, a_t), jnp.sum(safe_multiply(pi_t, q_t), axis=-1)
+    discount_t = legal_discount(discount_t, q_t)
     return general_off_policy_returns_from_q_and_v(q_a_t[:-1], v_t, r_t, discount_t, c_t[:-1], stop_target_gradients)

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql.bellman import returns
-from jaxql.bellman.core import batched, select_action
+from jaxql.bellman.arguments import NOT_NEGATIVE, TRACE, check_count, function, is_half, pair, rounded_once
+from jaxql.bellman.core import batched, legal_discount, select_action
 from jaxql.bellman.off_policy import retrace_traces
 from jaxql.bellman.transforms import IDENTITY_PAIR, TxPair
 from jaxql.types import Array, Scalar
@@ -32,14 +33,28 @@ def transform_values(build_targets: Callable, *value_argnums: int) -> Callable:
     >>> print(transformed(SIGNED_LOGP1_PAIR, jnp.ones(1), jnp.ones(1), v_t=jnp.log(jnp.array([7.0]))).round(3))
     [2.079]
     """
+    function("transform_values: build_targets", build_targets)
     signature = inspect.signature(build_targets)
+    for index in value_argnums:
+        check_count("transform_values: a value_argnum", index, 0)
+        if index >= len(signature.parameters):
+            raise ValueError(
+                f"transform_values: a value_argnum is {index}; it must be below {len(signature.parameters)}"
+            )
     values = [list(signature.parameters)[index] for index in value_argnums]
 
     def build_transformed(tx_pair: TxPair, *args: Any, **kwargs: Any) -> Any:
+        pair(f"{build_transformed.__name__}: tx_pair", tx_pair)
         bound = signature.bind(*args, **kwargs)
-        for name in values:
-            bound.arguments[name] = tx_pair.apply_inv(bound.arguments[name])
-        return tx_pair.apply(build_targets(*bound.args, **bound.kwargs))
+        half = {name: x for name, x in bound.arguments.items() if is_half(x)}
+
+        def build(*wide: Array) -> Any:
+            arguments = bound.arguments | dict(zip(half, wide, strict=True))
+            arguments |= {name: tx_pair.apply_inv(arguments[name]) for name in values}
+            full = inspect.BoundArguments(signature, arguments)
+            return tx_pair.apply(build_targets(*full.args, **full.kwargs))
+
+        return rounded_once(build, *half.values())
 
     name = build_targets.__name__
     build_transformed.__name__ = build_transformed.__qualname__ = f"transformed_{name}"
@@ -99,7 +114,7 @@ transformed_general_off_policy_returns_from_action_values.__doc__ = (
 )
 
 
-@batched("TA", "T", "T", "T", "TA", "T?")
+@batched("TA", "T", "T", "T", "TA", "T?", lambda_=TRACE, tx_pair=pair)
 def transformed_q_lambda(
     q_tm1: Array,
     a_tm1: Array,
@@ -121,12 +136,12 @@ def transformed_q_lambda(
     >>> print(transformed_q_lambda(q, a, jnp.ones(2), jnp.full(2, 0.5), q, 1.0))
     [2.5 1. ]
     """
-    v_t = jnp.max(q_t, axis=-1)
+    v_t, discount_t = jnp.max(q_t, axis=-1), legal_discount(discount_t, q_t)
     targets = transformed_lambda_returns(tx_pair, r_t, discount_t, v_t, lambda_, stop_target_gradients)
     return targets - select_action(q_tm1, a_tm1)
 
 
-@batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?")
+@batched("TA", "TA", "T", "T", "T", "T", "TA", "T", "T?", lambda_=TRACE, eps=NOT_NEGATIVE, tx_pair=pair)
 def transformed_retrace(
     q_tm1: Array,
     q_t: Array,
@@ -159,7 +174,7 @@ def transformed_retrace(
     return targets - select_action(q_tm1, a_tm1)
 
 
-@batched("TA", "T", "TA", "T", "T", "T")
+@batched("TA", "T", "TA", "T", "T", "T", tx_pair=pair)
 def transformed_n_step_q_learning(
     q_tm1: Array,
     a_tm1: Array,
@@ -194,6 +209,7 @@ def transformed_n_step_q_learning(
     >>> print(transformed_n_step_q_learning(q, a, q, jnp.argmax(q, -1), jnp.ones(2), jnp.full(2, 0.5), n=2))
     [2.5 1. ]
     """
+    discount_t = legal_discount(discount_t, target_q_t)
     targets = transformed_n_step_returns(
         tx_pair, r_t, discount_t, select_action(target_q_t, a_t), n, stop_target_gradients=stop_target_gradients
     )

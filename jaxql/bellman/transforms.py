@@ -2,11 +2,21 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxql.bellman.arguments import (
+    NOT_NEGATIVE,
+    POSITIVES,
+    REAL,
+    as_real,
+    check_count,
+    pair,
+)
+from jaxql.bellman.core import paired_sum
 from jaxql.types import Array, Scalar
 
 
@@ -22,7 +32,7 @@ def _odd(f, x):
 
     (jnp.sign(x) * f(abs(x)) has gradient 0 at 0, where a fresh network is.)
     """
-    x = jnp.asarray(x) * 1.0
+    x = as_real("x", x) * 1.0
     finite = jnp.isfinite(x)
     sign = jnp.where(x < 0, -1.0, 1.0).astype(x.dtype)
     return jnp.where(finite, sign * f(jnp.where(finite, sign * x, 0)), x)
@@ -58,6 +68,7 @@ def signed_hyperbolic(x: ArrayLike, eps: Scalar = 0.001) -> Array:
     >>> print(signed_hyperbolic(jnp.array([-3.0, 0.0, 8.0]), eps=0.0))
     [-1.  0.  2.]
     """
+    NOT_NEGATIVE("signed_hyperbolic: eps", eps)
     return _odd(lambda x: x / (jnp.sqrt(x + 1) + 1) + eps * x, x)  # the same without cancellation near 0
 
 
@@ -75,6 +86,7 @@ def signed_parabolic(x: ArrayLike, eps: Scalar = 0.001) -> Array:
         s = 2 * y / (linear + jnp.sqrt(linear**2 + 4 * eps * y))
         return s * (s + 2)
 
+    NOT_NEGATIVE("signed_parabolic: eps", eps)
     return _odd(parabolic, x)
 
 
@@ -87,6 +99,7 @@ def power(x: ArrayLike, p: ArrayLike) -> Array:
     >>> print(f"{power(8.0, 0.5):.4f} {power(power(-8.0, 0.5), 2.0):.4f}")
     3.5484 -8.0000
     """
+    POSITIVES("power: p", p)
     root = p**0.5
     return _odd(lambda x: jnp.expm1(p * jnp.log1p(x / root)) / root, x)
 
@@ -100,6 +113,7 @@ def power_pair(p: ArrayLike) -> TxPair:
     >>> print(f"{power_pair(0.5).apply_inv(power_pair(0.5).apply(8.0)):.4f}")
     8.0000
     """
+    POSITIVES("power_pair: p", p)
     return TxPair(functools.partial(power, p=p), functools.partial(power, p=1 / p))
 
 
@@ -112,7 +126,7 @@ IDENTITY_PAIR = TxPair(_identity, _identity)
 
 SIGNED_LOGP1_PAIR = TxPair(signed_logp1, signed_expm1)
 SIGNED_HYPERBOLIC_PAIR = TxPair(signed_hyperbolic, signed_parabolic)
-HYPERBOLIC_SIN_PAIR = TxPair(jnp.arcsinh, jnp.sinh)
+HYPERBOLIC_SIN_PAIR = TxPair(functools.partial(_odd, jnp.arcsinh), functools.partial(_odd, jnp.sinh))
 DISCOUNT_TRANSFORM_PAIR = TxPair(lambda x: -jnp.log1p(-x), lambda x: -jnp.expm1(-x))  # of values below 1
 
 
@@ -127,6 +141,9 @@ def compose_tx(*tx_list: TxPair) -> TxPair:
     True
     """
 
+    for tx in tx_list:
+        pair("compose_tx: an argument", tx)
+
     def apply(x):
         return functools.reduce(lambda x, tx: tx.apply(x), tx_list, x)
 
@@ -134,6 +151,14 @@ def compose_tx(*tx_list: TxPair) -> TxPair:
         return functools.reduce(lambda x, tx: tx.apply_inv(x), reversed(tx_list), x)
 
     return TxPair(apply, apply_inv)
+
+
+def _check_bins(name: str, min_value: Any, max_value: Any, num_bins: Any) -> None:
+    REAL(f"{name}: min_value", min_value)
+    REAL(f"{name}: max_value", max_value)
+    check_count(f"{name}: num_bins", num_bins)
+    if not any(isinstance(x, Tracer) for x in (min_value, max_value)) and not min_value < max_value:
+        raise ValueError(f"{name}: min_value is {min_value} and max_value {max_value}; min_value must be less")
 
 
 def _two_hot(x, bins):
@@ -149,7 +174,11 @@ def _two_hot(x, bins):
 def unbiased_transform_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -> TxPair:
     """A two-hot pair whose N bins are evenly spaced on the scale of `tx`: [...] <-> weights [..., N].
 
-    The weights average to the value itself, not to its transform; outside the bins, to the nearest of them.
+    The weights average to the value itself, not to its transform; outside the bins, to the nearest of them. Where
+    min_value is -max_value and `tx` is odd, the bins are symmetric to the last bit, and even weights average to 0.
+
+    Raises:
+      ValueError: min_value is not below max_value, num_bins is no whole number above 0, or tx is no pair.
 
     Source: Schrittwieser et al. (2020), appendix F, https://arxiv.org/abs/1911.08265, with bins placed so that no
     bias is left; the weights: Farebrother et al. (2024), equation 3.2, https://arxiv.org/abs/2403.03950
@@ -159,8 +188,13 @@ def unbiased_transform_pair(min_value: float, max_value: float, num_bins: int, t
     [-2.5   7.25]
     """
 
+    _check_bins("unbiased_transform_pair", min_value, max_value, num_bins)
+    pair("unbiased_transform_pair: tx", tx)
+
     def bins(dtype):
-        return tx.apply_inv(jnp.linspace(min_value, max_value, num_bins, dtype=dtype))
+        grid = jnp.linspace(min_value, max_value, num_bins, dtype=dtype)
+        symmetric = jnp.equal(min_value, -jnp.asarray(max_value)) & (num_bins > 1)
+        return tx.apply_inv(jnp.where(symmetric, (grid - grid[::-1]) / 2, grid))
 
     def apply(x):
         x = jnp.asarray(x) * 1.0
@@ -168,7 +202,7 @@ def unbiased_transform_pair(min_value: float, max_value: float, num_bins: int, t
 
     def apply_inv(weights):
         weights = jnp.asarray(weights) * 1.0
-        return jnp.sum(weights * bins(weights.dtype).reshape((1,) * (weights.ndim - 1) + (-1,)), axis=-1)
+        return paired_sum(weights * bins(weights.dtype).reshape((1,) * (weights.ndim - 1) + (-1,)))
 
     return TxPair(apply, apply_inv)
 
@@ -183,6 +217,7 @@ def twohot_pair(min_value: float, max_value: float, num_bins: int) -> TxPair:
      [0.   0.   1.  ]
      [0.   0.   1.  ]]
     """
+    _check_bins("twohot_pair", min_value, max_value, num_bins)
     return unbiased_transform_pair(min_value, max_value, num_bins, IDENTITY_PAIR)
 
 
@@ -196,4 +231,5 @@ def muzero_pair(min_value: float, max_value: float, num_bins: int, tx: TxPair) -
     >>> print(jnp.allclose(pair.apply_inv(pair.apply(jnp.array([-2.5, 7.25]))), jnp.array([-2.5, 7.25])))
     True
     """
+    pair("muzero_pair: tx", tx)
     return compose_tx(tx, twohot_pair(min_value, max_value, num_bins))

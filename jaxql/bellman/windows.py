@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxql.bellman.arguments import TRACE, UNIT
 from jaxql.bellman.core import batched, check_steps
 from jaxql.types import Array, Scalar
 
@@ -37,7 +38,7 @@ class LambdaStep(NamedTuple):
     valid: Array  # [..., T] bool
 
 
-@batched("T", "T", "T", "T")
+@batched("T", "T", "T", "T", gamma=UNIT)
 def n_step_windows(
     reward: Array, terminated: Array, truncated: Array, valid: Array, n: int, gamma: Scalar, partial: bool = True
 ) -> NStep:
@@ -89,7 +90,7 @@ def n_step_windows(
     )
 
 
-@batched("T", "T", "T", "T", None, "T?")
+@batched("T", "T", "T", "T", None, "T?", gamma=UNIT, lambda_=TRACE)
 def lambda_windows(
     reward: Array, terminated: Array, truncated: Array, valid: Array, gamma: Scalar, lambda_: ArrayLike = 1.0
 ) -> LambdaStep:

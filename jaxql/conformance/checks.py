@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxql.bellman.arguments import NOT_NEGATIVE, check_count, function
 from jaxql.conformance import oracles
 from jaxql.conformance.laws import LAWS_OF_LAMBDA, LAWS_OF_N_STEPS, LAWS_OF_ONE_STEP, TOGETHER, Law, Settings
 from jaxql.conformance.trajectories import LENGTH, Trajectory
@@ -86,9 +87,8 @@ def check_n_step(
     ()
     """
     numbers = np.atleast_1d(n).tolist()
-    if not all(isinstance(n, int) and n >= 1 for n in numbers):
-        raise ValueError(f"n is {n}; it must hold whole numbers of steps, at least 1")
-
+    for number in numbers:
+        check_count("n", number)
     return _check(LAWS_OF_N_STEPS, f, oracles.n_step_return, {f"n={n}": n for n in numbers}, trajectories, tolerance)
 
 
@@ -147,8 +147,11 @@ def _check(
     trajectories: int,
     tolerance: float,
 ) -> Report:
-    if not settings or trajectories < 1:
-        raise ValueError(f"{len(settings)} settings and {trajectories} trajectories check nothing")
+    function("f", f)
+    check_count("trajectories", trajectories)
+    NOT_NEGATIVE("tolerance", tolerance)
+    if not settings:
+        raise ValueError("n has no numbers of steps: there is nothing to check")
     failures: list[Failure] = []
     for law in laws:
         if law in TOGETHER and failures:

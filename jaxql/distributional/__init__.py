@@ -23,6 +23,7 @@ from jaxql.distributional.histogram import (
 )
 from jaxql.distributional.quantile import (
     Quantiles as Quantiles,
+    fraction_entropy as fraction_entropy,
     fraction_loss as fraction_loss,
     fractions as fractions,
     midpoints as midpoints,

@@ -4,7 +4,16 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action_row, td_target
+from jaxql.bellman.arguments import ASCENDING
+from jaxql.bellman.core import (
+    batched,
+    legal_discount,
+    maybe_stop_gradient,
+    paired_sum,
+    safe_multiply,
+    select_action_row,
+    td_target,
+)
 from jaxql.types import Array
 
 
@@ -43,7 +52,7 @@ def categorical_mean(logits: Array, atoms: Array) -> Array:
     >>> print(categorical_mean(jnp.zeros(3), jnp.array([0.0, 1.0, 5.0])))
     2.0
     """
-    value = jnp.sum(safe_multiply(probabilities(logits), atoms))
+    value = paired_sum(safe_multiply(probabilities(logits), atoms))
     return jnp.where(jnp.all(logits == -jnp.inf), -jnp.inf, value)
 
 
@@ -66,7 +75,7 @@ def cross_entropy(logits: Array, probs: Array) -> Array:
     return -jnp.sum(safe_multiply(probs, jax.nn.log_softmax(logits)))
 
 
-@batched("M", "M", "K")
+@batched("M", "M", "K", z_q=ASCENDING)
 def categorical_l2_project(z_p: Array, probs: Array, z_q: Array) -> Array:
     """Projection [..., K] of the distribution (z_p, probs) onto the support z_q, nearest in the Cramer distance.
 
@@ -78,7 +87,7 @@ def categorical_l2_project(z_p: Array, probs: Array, z_q: Array) -> Array:
       z_q: [..., K] the support, in ascending order.
 
     Raises:
-      ValueError: z_p and probs differ in length, or batch axes differ.
+      ValueError: z_p and probs differ in length, batch axes differ, or z_q is not finite and in ascending order.
 
     Source: Bellemare, Dabney & Munos (2017), equation 7, https://arxiv.org/abs/1707.06887; for uneven supports
     Rowland et al. (2018), section 3.1, https://arxiv.org/abs/1802.08163
@@ -101,7 +110,7 @@ def _target(z_tm1, r_t, discount_t, z_t, logits_t, stop):
     return maybe_stop_gradient(categorical_l2_project(td_target(r_t, discount_t, z_t), probs_t, z_tm1), stop)
 
 
-@batched("", "", "AN", "A", "N")
+@batched("", "", "AN", "A", "N", atoms=ASCENDING)
 def c51_target(
     r_t: ArrayLike,
     discount_t: ArrayLike,
@@ -130,10 +139,11 @@ def c51_target(
     >>> print(c51_target(0.5, 0.5, jnp.stack([sure, jnp.zeros(3)]), jnp.array([1.0, -jnp.inf]), atoms))
     [0. 1. 0.]
     """
+    discount_t = legal_discount(discount_t, q_selector)
     return _target(atoms, r_t, discount_t, atoms, logits_t[jnp.argmax(q_selector)], stop_target_gradients)
 
 
-@batched("N", "N", "", "", "M", "M")
+@batched("N", "N", "", "", "M", "M", v_atoms_tm1=ASCENDING)
 def categorical_td_learning(
     v_atoms_tm1: Array,
     v_logits_tm1: Array,
@@ -163,7 +173,7 @@ def categorical_td_learning(
     return cross_entropy(v_logits_tm1, target)
 
 
-@batched("N", "AN", "", "", "", "M", "AM")
+@batched("N", "AN", "", "", "", "M", "AM", q_atoms_tm1=ASCENDING)
 def categorical_q_learning(
     q_atoms_tm1: Array,
     q_logits_tm1: Array,
@@ -194,12 +204,13 @@ def categorical_q_learning(
     >>> print(categorical_q_learning(z, logits, 0, 1.0, 0.9, z, logits))
     0.6931472
     """
-    a_t = jnp.argmax(categorical_mean(q_logits_t, q_atoms_t))
+    q_t = categorical_mean(q_logits_t, q_atoms_t)
+    a_t, discount_t = jnp.argmax(q_t), legal_discount(discount_t, q_t)
     target = _target(q_atoms_tm1, r_t, discount_t, q_atoms_t, q_logits_t[a_t], stop_target_gradients)
     return cross_entropy(select_action_row(q_logits_tm1, a_tm1), target)
 
 
-@batched("N", "AN", "", "", "", "M", "AM", "A")
+@batched("N", "AN", "", "", "", "M", "AM", "A", q_atoms_tm1=ASCENDING)
 def categorical_double_q_learning(
     q_atoms_tm1: Array,
     q_logits_tm1: Array,
@@ -222,6 +233,6 @@ def categorical_double_q_learning(
     >>> print(categorical_double_q_learning(z, logits, 0, 1.0, 0.9, z, logits, jnp.arange(3.0)))
     0.6931472
     """
-    logits_t = q_logits_t[jnp.argmax(q_t_selector)]
+    logits_t, discount_t = q_logits_t[jnp.argmax(q_t_selector)], legal_discount(discount_t, q_t_selector)
     target = _target(q_atoms_tm1, r_t, discount_t, q_atoms_t, logits_t, stop_target_gradients)
     return cross_entropy(select_action_row(q_logits_tm1, a_tm1), target)

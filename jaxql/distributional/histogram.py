@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from jax.scipy.special import erf
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, maybe_stop_gradient, td_target
+from jaxql.bellman.arguments import ASCENDING, EDGES, POSITIVE
+from jaxql.bellman.core import batched, legal_discount, maybe_stop_gradient, td_target
 from jaxql.distributional.categorical import categorical_l2_project
 from jaxql.types import Array, Scalar
 
@@ -19,11 +20,12 @@ def centers(edges: ArrayLike) -> Array:
     >>> print(centers(jnp.array([0.0, 1.0, 3.0])))
     [0.5 2. ]
     """
+    EDGES("centers: edges", edges)
     edges = jnp.asarray(edges)
     return (edges[..., 1:] + edges[..., :-1]) / 2
 
 
-@batched("", "N")
+@batched("", "N", atoms=ASCENDING)
 def two_hot(x: ArrayLike, atoms: Array) -> Array:
     """Probabilities [..., N] of the two atoms around x, with mean x; outside the support, of its nearest end.
 
@@ -42,7 +44,7 @@ def two_hot(x: ArrayLike, atoms: Array) -> Array:
     return categorical_l2_project(jnp.asarray(x)[None], jnp.ones(1, jnp.result_type(x, atoms, 1.0)), atoms)
 
 
-@batched("", "N")
+@batched("", "N", edges=EDGES, sigma=POSITIVE)
 def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
     """Probabilities [..., N] of the bins under a Gaussian around x, cut at the ends of the support.
 
@@ -52,11 +54,11 @@ def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
 
     Args:
       x: [...]; outside the support it counts as the nearest end.
-      edges: [N + 1] in ascending order.
-      sigma: standard deviation; 0.75 of the mean width of a bin if None.
+      edges: [N + 1] in strictly ascending order.
+      sigma: standard deviation, above 0; 0.75 of the mean width of a bin if None.
 
     Raises:
-      ValueError: batch axes differ, or there is no axis of edges.
+      ValueError: batch axes differ, there is no axis of edges, they are out of order, or sigma is not above 0.
 
     Source: Imani & White (2018), section 3, https://arxiv.org/abs/1806.04613; Farebrother et al. (2024), equation
     3.3, https://arxiv.org/abs/2403.03950
@@ -70,7 +72,7 @@ def hl_gauss(x: ArrayLike, edges: Array, sigma: Scalar | None = None) -> Array:
     return jnp.maximum(jnp.diff(areas), 0) / (areas[-1] - areas[0])  # XLA's erf is not quite monotone
 
 
-@batched("", "", "A", "A", "N")
+@batched("", "", "A", "A", "N", atoms=ASCENDING)
 def two_hot_target(
     r_t: ArrayLike,
     discount_t: ArrayLike,
@@ -98,12 +100,11 @@ def two_hot_target(
     >>> print(two_hot_target(1.0, 0.5, q, q, jnp.arange(3.0)))
     [0.  0.5 0.5]
     """
-    return maybe_stop_gradient(
-        two_hot(td_target(r_t, discount_t, q_t[jnp.argmax(q_selector)]), atoms), stop_target_gradients
-    )
+    target = td_target(r_t, legal_discount(discount_t, q_selector), q_t[jnp.argmax(q_selector)])
+    return maybe_stop_gradient(two_hot(target, atoms), stop_target_gradients)
 
 
-@batched("", "", "A", "A", "N")
+@batched("", "", "A", "A", "N", edges=EDGES, sigma=POSITIVE)
 def hl_gauss_target(
     r_t: ArrayLike,
     discount_t: ArrayLike,
@@ -124,5 +125,5 @@ def hl_gauss_target(
     >>> print(hl_gauss_target(1.0, 0.0, q, q, jnp.arange(3.0)))
     [0.5 0.5]
     """
-    target = td_target(r_t, discount_t, q_t[jnp.argmax(q_selector)])
+    target = td_target(r_t, legal_discount(discount_t, q_selector), q_t[jnp.argmax(q_selector)])
     return maybe_stop_gradient(hl_gauss(target, edges, sigma), stop_target_gradients)

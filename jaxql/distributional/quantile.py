@@ -6,7 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, maybe_stop_gradient, safe_multiply, select_action_row, td_target
+from jaxql.bellman.arguments import FRACTIONS, NOT_NEGATIVE, check_count
+from jaxql.bellman.core import (
+    batched,
+    legal_discount,
+    maybe_stop_gradient,
+    safe_multiply,
+    select_action_row,
+    td_target,
+)
 from jaxql.types import Array, Scalar
 
 
@@ -26,6 +34,7 @@ def midpoints(n: int) -> Array:
     >>> print(midpoints(2))
     [0.25 0.75]
     """
+    check_count("midpoints: n", n)
     return (jnp.arange(n) + 0.5) / n
 
 
@@ -37,7 +46,7 @@ def _asymmetric(quantiles, taus, targets, kappa):
     return jnp.abs(taus[:, None] - (delta < 0)) * jnp.where(size <= kappa, near, size - 0.5 * kappa)
 
 
-@batched("N", "N", "M")
+@batched("N", "N", "M", taus=FRACTIONS, kappa=NOT_NEGATIVE)
 def quantile_huber(quantiles: Array, taus: Array, targets: Array, *, kappa: Scalar = 1.0) -> Array:
     """Quantile Huber loss [...]: sum_i mean_j |taus_i - 1{d_ij < 0}| L(d_ij) / kappa, d_ij = targets_j - quantiles_i.
 
@@ -82,10 +91,11 @@ def quantile_target(
     >>> print(quantile_target(1.0, 0.5, jnp.array([[0.0, 2.0], [9.0, 9.0]]), jnp.array([1.0, -jnp.inf])))
     [1. 2.]
     """
-    return maybe_stop_gradient(td_target(r_t, discount_t, quantiles_t[jnp.argmax(q_selector)]), stop_target_gradients)
+    target = td_target(r_t, legal_discount(discount_t, q_selector), quantiles_t[jnp.argmax(q_selector)])
+    return maybe_stop_gradient(target, stop_target_gradients)
 
 
-@batched("N", "N", "M")
+@batched("N", "N", "M", tau_src=FRACTIONS, huber_param=NOT_NEGATIVE)
 def quantile_regression_loss(
     dist_src: Array,
     tau_src: Array,
@@ -116,7 +126,7 @@ def quantile_regression_loss(
     return jnp.sum(jnp.mean(losses, axis=-1)) * jnp.where(huber_param > 0, huber_param, 1).astype(losses.dtype)
 
 
-@batched("NA", "N", "", "", "", "KA", "MA")
+@batched("NA", "N", "", "", "", "KA", "MA", tau_q_tm1=FRACTIONS, huber_param=NOT_NEGATIVE)
 def quantile_q_learning(
     dist_q_tm1: Array,
     tau_q_tm1: Array,
@@ -149,12 +159,13 @@ def quantile_q_learning(
     >>> print(quantile_q_learning(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), jnp.eye(2)))
     0.625
     """
-    a_t = jnp.argmax(jnp.mean(dist_q_t_selector, axis=0))
+    q_t = jnp.mean(dist_q_t_selector, axis=0)
+    a_t, discount_t = jnp.argmax(q_t), legal_discount(discount_t, q_t)
     target = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t[:, a_t]), stop_target_gradients)
     return quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, target, huber_param)
 
 
-@batched("NA", "N", "", "", "", "MA", "A")
+@batched("NA", "N", "", "", "", "MA", "A", tau_q_tm1=FRACTIONS, huber_param=NOT_NEGATIVE)
 def quantile_expected_sarsa(
     dist_q_tm1: Array,
     tau_q_tm1: Array,
@@ -177,6 +188,7 @@ def quantile_expected_sarsa(
     >>> print(quantile_expected_sarsa(jnp.zeros((1, 2)), jnp.array([0.5]), 0, 1.0, 0.5, jnp.eye(2), policy))
     0.625
     """
+    discount_t = legal_discount(discount_t, jnp.max(dist_q_t, axis=0))
     targets = maybe_stop_gradient(td_target(r_t, discount_t, dist_q_t.T), stop_target_gradients)  # [A, M]
     losses = quantile_regression_loss(select_action_row(dist_q_tm1.T, a_tm1), tau_q_tm1, targets, huber_param)
     return jnp.sum(safe_multiply(maybe_stop_gradient(probs_a_t, stop_target_gradients), losses))
@@ -202,6 +214,30 @@ def fractions(logits: Array) -> tuple[Array, Array]:
     inner = jnp.cumsum(jax.nn.softmax(logits))[:-1]
     taus = jnp.concatenate([jnp.zeros(1, inner.dtype), inner, jnp.ones(1, inner.dtype)])
     return taus, (taus[1:] + taus[:-1]) / 2
+
+
+@batched("P")
+def fraction_entropy(taus: Array) -> Array:
+    """Entropy [...] of the distances between fractions: -sum_i d_i log d_i, d_i = taus_{i+1} - taus_i; at most log N.
+
+    FQF subtracts a multiple of it from the loss of the fractions, so that they do not collapse. A distance of 0 adds
+    nothing, and has no gradient.
+
+    Args:
+      taus: [..., N + 1] fractions in ascending order, from `fractions`.
+
+    Raises:
+      ValueError: there is no axis of fractions.
+
+    Source: Goodfellow, Bengio & Courville (2016), equation 3.49, https://www.deeplearningbook.org; of the fractions of
+    Yang et al. (2019), https://arxiv.org/abs/1911.02140
+
+    >>> print(fraction_entropy(jnp.array([0.0, 0.5, 1.0])))
+    0.6931472
+    """
+    distance = jnp.diff(taus)
+    apart = distance > 0
+    return -jnp.sum(jnp.where(apart, distance * jnp.log(jnp.where(apart, distance, 1)), 0))
 
 
 @batched("P", "S", "N")

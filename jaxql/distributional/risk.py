@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from jaxql.bellman.core import batched, drop_unweighted, promoted, safe_multiply
+from jaxql.bellman.arguments import LEVEL, POSITIVES, REAL, REALS, UNITS, function
+from jaxql.bellman.core import batched, drop_unweighted, paired_sum, promoted, safe_multiply
 from jaxql.types import Array, Scalar
 
 
@@ -45,7 +46,7 @@ def mean(values: Array, probs: Array | None = None) -> Array:
     2.0
     """
     values, probs = _with_probs(values, probs)
-    return jnp.sum(safe_multiply(probs, values))
+    return paired_sum(safe_multiply(probs, values))
 
 
 @batched("N", "N")
@@ -62,7 +63,7 @@ def variance(values: Array, probs: Array | None = None) -> Array:
     return mean((values - mean(values, probs)) ** 2, probs)
 
 
-@batched("N", "N")
+@batched("N", "N", level=LEVEL)
 def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     """Conditional value at risk [...]: the mean of the worst (lowest) part, of mass `level`, of a distribution.
 
@@ -71,10 +72,10 @@ def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     Args:
       values: [..., N], in any order.
       probs: [..., N]; 1 / N each if None.
-      level: 0 < level <= 1, a number that may be traced.
+      level: 0 < level <= 1, a number that may be traced; a traced 0 gives the limit, the worst value.
 
     Raises:
-      ValueError: lengths or batch axes differ.
+      ValueError: lengths or batch axes differ, or level is out of range.
 
     Source: Acerbi & Tasche (2002), definition 2.6, the tail mean, https://doi.org/10.1016/S0378-4266(02)00283-2; of
     losses without atoms: Rockafellar & Uryasev (2000), equation 3, https://doi.org/10.21314/JOR.2000.038
@@ -84,11 +85,12 @@ def cvar(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     """
     values, probs = _with_probs(values, probs)
     values, probs, upto = _ascending(values, probs)
-    counted = jnp.clip(jnp.asarray(level, upto.dtype) - (upto - probs), 0, probs)
+    level = jnp.clip(jnp.asarray(level, upto.dtype), jnp.finfo(upto.dtype).tiny, 1)
+    counted = jnp.clip(level - (upto - probs), 0, probs)
     return jnp.sum(safe_multiply(counted / jnp.sum(counted), values))
 
 
-@batched("N", "N")
+@batched("N", "N", level=LEVEL)
 def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -> Array:
     """Value at risk [...]: the lower quantile F^-1(level), the smallest x with P(Z <= x) >= level.
 
@@ -98,7 +100,7 @@ def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -
       level: 0 < level <= 1, a number that may be traced.
 
     Raises:
-      ValueError: lengths or batch axes differ.
+      ValueError: lengths or batch axes differ, or level is out of range.
 
     Source: Rockafellar & Uryasev (2000), equation 2, https://doi.org/10.21314/JOR.2000.038
 
@@ -111,7 +113,7 @@ def value_at_risk(values: Array, probs: Array | None = None, *, level: Scalar) -
     return values[jnp.argmax(upto >= lowest * upto[-1])]
 
 
-@batched("N", "N")
+@batched("N", "N", beta=REAL)
 def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Array:
     """Entropic risk [...] as a certainty equivalent: -log(sum_i probs_i exp(-beta values_i)) / beta.
 
@@ -143,7 +145,7 @@ def entropic(values: Array, probs: Array | None = None, *, beta: Scalar) -> Arra
     return jnp.where(beta == 0, mean(values, probs), -(top + rest) / slope)
 
 
-@batched("N", "N")
+@batched("N", "N", distortion=function)
 def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Callable[[Array], Array]) -> Array:
     """Distorted expectation [...]: the mean of F^-1(distortion(tau)) over tau uniform in [0, 1], computed exactly.
 
@@ -167,12 +169,12 @@ def distorted_mean(values: Array, probs: Array | None = None, *, distortion: Cal
     values, _, upto = _ascending(values, jax.lax.stop_gradient(probs))
 
     # taus[i] is the greatest tau with distortion(tau) <= upto[i]: above it the quantile function exceeds values[i].
-    taus, high = jnp.zeros_like(upto), jnp.ones_like(upto)
-    for _ in range(jnp.finfo(upto.dtype).nmant + 3):  # a Python loop: eager calls compile no loop for each distortion
-        middle = (taus + high) / 2
+    low, high = jnp.zeros_like(upto), jnp.ones_like(upto)
+    for _ in range(jnp.finfo(upto.dtype).nmant + 3):  # a JAX loop would compile anew at every call outside of jit
+        middle = (low + high) / 2
         fits = distortion(middle) <= upto
-        taus, high = jnp.where(fits, middle, taus), jnp.where(fits, high, middle)
-    taus = taus.at[-1].set(1)
+        low, high = jnp.where(fits, middle, low), jnp.where(fits, high, middle)
+    taus = low.at[-1].set(1)
     return jnp.sum(safe_multiply(jnp.diff(taus, prepend=jnp.zeros(1, taus.dtype)), values))
 
 
@@ -192,6 +194,9 @@ def power_distortion(tau: ArrayLike, eta: ArrayLike) -> Array:
     >>> print(power_distortion(0.25, 1.0), power_distortion(0.75, -1.0))
     0.5 0.5
     """
+    UNITS("power_distortion: tau", tau)
+    REALS("power_distortion: eta", eta)
+    tau = jnp.asarray(tau)
     seeks = jnp.asarray(eta) >= 0
     raised = jnp.where(seeks, tau, 1 - tau) ** (1 / (1 + jnp.abs(eta)))
     return jnp.where(seeks, raised, 1 - raised)
@@ -209,6 +214,8 @@ def wang(tau: ArrayLike, eta: ArrayLike) -> Array:
     >>> print(wang(0.5, 0.0))
     0.5
     """
+    UNITS("wang: tau", tau)
+    REALS("wang: eta", eta)
     dtype = jnp.result_type(tau, eta, 1.0)
     exact = jnp.promote_types(dtype, jnp.float32)  # the normal quantile function has no bfloat16
     return ndtr(ndtri(jnp.asarray(tau, exact)) + jnp.asarray(eta, exact)).astype(dtype)
@@ -226,5 +233,7 @@ def cpw(tau: ArrayLike, eta: ArrayLike) -> Array:
     >>> print(cpw(0.5, 1.0))
     0.5
     """
+    UNITS("cpw: tau", tau)
+    POSITIVES("cpw: eta", eta)
     rise, fall = jnp.asarray(tau) ** eta, (1 - jnp.asarray(tau)) ** eta
     return rise / (rise + fall) ** (1 / jnp.asarray(eta))

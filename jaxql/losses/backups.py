@@ -22,8 +22,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxql.bellman.arguments import NOT_NEGATIVE, NOT_POSITIVE, UNIT
 from jaxql.bellman.core import safe_multiply, select_action, td_target
-from jaxql.types import Array, Backup, BackupRule
+from jaxql.bellman.variants import scaled_log_softmax
+from jaxql.types import Array, Backup, BackupRule, Scalar
 
 _NAMES = ("target_now", "target_next", "online_next", "second_next")
 
@@ -102,11 +104,16 @@ def clipped_double(values: ActionValues) -> Backup:
     return Backup(policy=_best(values.online_next), shift=jnp.where(legal, excess, 0))
 
 
-def expected_sarsa(epsilon: float = 0.01) -> BackupRule:
+def expected_sarsa(epsilon: Scalar = 0.01) -> BackupRule:
     """A backup: the expectation under the target network's epsilon-greedy policy over legal actions.
+
+    Raises:
+      ValueError: epsilon is not in [0, 1].
 
     Source: Sutton & Barto (2018), equation 6.9, http://incompleteideas.net/book/the-book-2nd.html
     """
+
+    UNIT("expected_sarsa: epsilon", epsilon)
 
     def rule(values: ActionValues) -> Backup:
         legal = values.target_next > -jnp.inf
@@ -116,14 +123,19 @@ def expected_sarsa(epsilon: float = 0.01) -> BackupRule:
     return rule
 
 
-def persistent(share: float = 0.1) -> BackupRule:
+def persistent(share: Scalar = 0.1) -> BackupRule:
     """A backup: the action taken is repeated with probability `share`, else the best is chosen.
 
     The target is r + discount * ((1 - share) max_b Q'(next_obs, b) + share Q'(next_obs, action)).
 
+    Raises:
+      ValueError: share is not in [0, 1].
+
     Source: Bellemare et al. (2016), the operator T_PAL under theorem 1, https://arxiv.org/abs/1512.04860, mixed by
     `share` as in rlax
     """
+
+    UNIT("persistent: share", share)
 
     def rule(values: ActionValues) -> Backup:
         again = jax.nn.one_hot(values.action, values.target_next.shape[-1], dtype=values.target_next.dtype)
@@ -134,45 +146,66 @@ def persistent(share: float = 0.1) -> BackupRule:
     return rule
 
 
-def advantage(gap: float = 0.9) -> BackupRule:
+def advantage(gap: Scalar = 0.9) -> BackupRule:
     """A backup: `greedy` with the bonus -gap * (max_b Q'(obs, b) - Q'(obs, action)), which widens action gaps.
+
+    An illegal action has no bonus.
+
+    Raises:
+      ValueError: gap is not in [0, 1].
 
     Source: Bellemare et al. (2016), theorem 1 and the operator T_AL that it admits, https://arxiv.org/abs/1512.04860
     """
 
+    UNIT("advantage: gap", gap)
+
     def rule(values: ActionValues) -> Backup:
-        lost = jnp.max(values.target_now, axis=-1) - select_action(values.target_now, values.action)
-        return greedy(values)._replace(bonus=-gap * lost)
+        taken = select_action(values.target_now, values.action)
+        lost = jnp.max(values.target_now, axis=-1) - taken
+        return greedy(values)._replace(bonus=-gap * jnp.where(taken == -jnp.inf, 0, lost))
 
     return rule
 
 
-def soft(temperature: float = 0.03) -> BackupRule:
+def soft(temperature: Scalar = 0.03) -> BackupRule:
     """A backup: the softmax policy of the target network, with its entropy as part of the value.
 
-    The target is r + discount * temperature * logsumexp(Q'(next_obs) / temperature).
+    The target is r + discount * temperature * logsumexp(Q'(next_obs) / temperature). At temperature 0, the limit, it is
+    that of `greedy`.
+
+    Raises:
+      ValueError: temperature is negative.
 
     Source: Haarnoja et al. (2017), theorem 1, https://arxiv.org/abs/1702.08165
     """
 
+    NOT_NEGATIVE("soft: temperature", temperature)
+
     def rule(values: ActionValues) -> Backup:
-        log_policy = jax.nn.log_softmax(values.target_next / temperature)
-        return Backup(policy=jnp.exp(log_policy), shift=-temperature * log_policy)
+        q = values.target_next
+        log_policy, warm = scaled_log_softmax(q, temperature), temperature > jnp.finfo(q.dtype).tiny
+        policy = jnp.where(warm, jnp.exp(log_policy / jnp.where(warm, temperature, 1)), _best(q))
+        return Backup(policy=policy, shift=-log_policy)
 
     return rule
 
 
-def munchausen(temperature: float = 0.03, alpha: float = 0.9, floor: float = -1.0) -> BackupRule:
+def munchausen(temperature: Scalar = 0.03, alpha: Scalar = 0.9, floor: Scalar = -1.0) -> BackupRule:
     """A backup: `soft` with the bonus alpha * clip(temperature * log pi(action | obs), floor, 0).
+
+    Raises:
+      ValueError: temperature is negative, alpha not in [0, 1], or floor above 0.
 
     Source: Vieillard, Pietquin & Geist (2020), equation 2, https://arxiv.org/abs/2007.14430
     """
 
+    soft_rule = soft(temperature)
+    UNIT("munchausen: alpha", alpha)
+    NOT_POSITIVE("munchausen: floor", floor)
+
     def rule(values: ActionValues) -> Backup:
-        log_policy = temperature * jax.nn.log_softmax(values.target_now / temperature)
-        return soft(temperature)(values)._replace(
-            bonus=alpha * jnp.clip(select_action(log_policy, values.action), floor, 0)
-        )
+        log_policy = select_action(scaled_log_softmax(values.target_now, temperature), values.action)
+        return soft_rule(values)._replace(bonus=alpha * jnp.clip(log_policy, floor, 0))
 
     return rule
 

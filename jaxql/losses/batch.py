@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.bellman.core import safe_multiply, select_action
+from jaxql.bellman.arguments import as_real, check_actions
+from jaxql.bellman.core import promoted, safe_multiply, select_action
 from jaxql.types import Array, Transition
 
 
@@ -24,7 +25,7 @@ def weighted_mean(x: Array, weight: Array) -> Array:
     >>> print(weighted_mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([1.0, 1.0, 0.0])))
     2.0
     """
-    x, weight = jnp.asarray(x), jnp.asarray(weight)
+    x, weight = promoted(as_real("weighted_mean: x", x), as_real("weighted_mean: weight", weight))
     if x.shape != weight.shape:
         raise ValueError(f"weighted_mean: weight has shape {weight.shape}; it needs that of x, {x.shape}")
     return jnp.sum(safe_multiply(weight, x)) / jnp.maximum(jnp.sum(weight), jnp.finfo(x.dtype).tiny)
@@ -36,13 +37,14 @@ def checked_rows(transitions: Transition) -> Transition:
     Only next_obs stays as it is: no gradient flows through it.
 
     Raises:
-      ValueError: a field lacks the N rows of the actions; the message names it.
+      ValueError: a field lacks the N rows of the actions, or actions are no integers; the message names it.
     """
-    shape = np.shape(transitions.action)
+    shape = np.shape(as_real("action", transitions.action))
     if len(shape) != 1:
         raise ValueError(f"action has shape {shape}; it needs [N], an action for each row")
+    check_actions("action", jnp.asarray(transitions.action))
     for name in ("reward", "discount", "weight"):
-        if np.shape(getattr(transitions, name)) != shape:
+        if as_real(name, getattr(transitions, name)).shape != shape:
             raise ValueError(f"{name} has shape {np.shape(getattr(transitions, name))}; it needs {shape}, as action")
     for name in ("obs", "next_obs"):
         for leaf in jax.tree.leaves(getattr(transitions, name)):

@@ -12,7 +12,7 @@ import optax
 from jaxql import distributional
 from jaxql.losses import backups, heads
 from jaxql.losses.q_loss import LossInfo, q_loss
-from jaxql.types import Array, Transition
+from jaxql.types import Array, Scalar, Transition
 
 Result = tuple[Array, LossInfo]
 
@@ -69,9 +69,9 @@ def munchausen_loss(
     transitions: Transition,
     apply: Callable,
     *,
-    temperature: float = 0.03,
-    alpha: float = 0.9,
-    floor: float = -1.0,
+    temperature: Scalar = 0.03,
+    alpha: Scalar = 0.9,
+    floor: Scalar = -1.0,
     **options: Any,
 ) -> Result:
     """The Munchausen DQN loss: `dqn_loss` with the `munchausen` backup.
@@ -122,7 +122,7 @@ def quantile_loss(
     transitions: Transition,
     apply: Callable,
     *,
-    kappa: float = 1.0,
+    kappa: Scalar = 1.0,
     measure: Callable[..., Array] = distributional.mean,
     **options: Any,
 ) -> Result:
@@ -153,7 +153,7 @@ def implicit_quantile_loss(
     transitions: Transition,
     apply: Callable,
     *,
-    kappa: float = 1.0,
+    kappa: Scalar = 1.0,
     measure: Callable[..., Array] = distributional.mean,
     **options: Any,
 ) -> Result:
@@ -182,7 +182,8 @@ def full_quantile_loss(
     transitions: Transition,
     apply: Callable,
     *,
-    kappa: float = 1.0,
+    kappa: Scalar = 1.0,
+    entropy_coefficient: Scalar = 0.0,
     measure: Callable[..., Array] = distributional.mean,
     **options: Any,
 ) -> Result:
@@ -190,7 +191,7 @@ def full_quantile_loss(
 
     Args, as `q_loss`, and:
       apply: its output is `jaxql.losses.heads.FullQuantiles`.
-      kappa, measure: as in `jaxql.losses.heads.full_quantile`.
+      kappa, entropy_coefficient, measure: as in `jaxql.losses.heads.full_quantile`.
 
     Source: Yang et al. (2019), algorithm 1, https://arxiv.org/abs/1911.02140
 
@@ -203,7 +204,7 @@ def full_quantile_loss(
     >>> print(full_quantile_loss(table, table, rows, said)[0])
     0.0625
     """
-    head = heads.full_quantile(kappa=kappa, measure=measure)
+    head = heads.full_quantile(kappa=kappa, entropy_coefficient=entropy_coefficient, measure=measure)
     return q_loss(params, target_params, transitions, apply, head=head, **options)
 
 
@@ -214,7 +215,7 @@ def hl_gauss_loss(
     apply: Callable,
     *,
     edges: Array,
-    sigma: float | None = None,
+    sigma: Scalar | None = None,
     **options: Any,
 ) -> Result:
     """The HL-Gauss loss: weighted mean of the cross-entropy to hl_gauss(reward + discount * max_a Q').

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxql.bellman.arguments import function
+from jaxql.bellman.core import legal_discount
 from jaxql.losses.backups import ActionValues, expected_target, greedy
 from jaxql.losses.batch import checked_rows, legal, of_action, weighted_mean, where_rows
 from jaxql.losses.heads.scalar import scalar
@@ -44,7 +46,8 @@ def q_loss(
       params: the online network's parameters, with respect to which the loss is differentiated.
       target_params: the target network's.
       transitions: N rows; see `Transition`. n-step returns and endings are in its reward and discount. Rows of weight 0
-        do not count, whatever they hold; where the discount is 0, neither does next_obs.
+        do not count, whatever they hold; where the discount is 0, neither does next_obs. A next state in which no
+        action is legal counts as an end: there is nothing to bootstrap from. Under `bellman.checked` it raises.
       apply: (params, obs) -> (output, memory), as in `Network`; illegal actions may have outputs -inf.
       backup: the target rule; see `jaxql.losses.backups`.
       head: what the output means; see `jaxql.losses.heads`. None: `scalar()`.
@@ -71,6 +74,8 @@ def q_loss(
     >>> print(loss, info.td_errors)
     1.0 [1.5]
     """
+    function("q_loss: apply", apply)
+    function("q_loss: backup", backup)
     head, rows = head or scalar(), checked_rows(transitions)
     counts = rows.weight != 0
     frozen, frozen_target, frozen_second = jax.lax.stop_gradient((params, target_params, second_target_params))
@@ -99,14 +104,16 @@ def q_loss(
             else {"second_next": lambda: next_values(ask(frozen_second, rows.next_obs, judged))}
         ),
     )
-    goes_on, mean = rows.discount != 0, head.mean or head.q_values
+    mean = head.mean or head.q_values
+    discount = legal_discount(rows.discount, _of_actions(next_values(output_next)))
+    goes_on = discount != 0
     output, output_next = where_rows(counts, output), where_rows(goes_on, output_next)
-    mean_next = mean(output_next)
+    mean_next = _of_actions(mean(output_next))
     answer = _settled(backup(values), mean_next.shape, goes_on, counts)
     target, expected = jax.lax.stop_gradient(
         (
-            head.target(output_next, answer, rows.reward, rows.discount),
-            expected_target(mean_next, answer, rows.reward, rows.discount),
+            head.target(output_next, answer, rows.reward, discount),
+            expected_target(mean_next, answer, rows.reward, discount),
         )
     )
     target, seen = where_rows(counts, target), jax.lax.stop_gradient(output)
@@ -124,10 +131,15 @@ def _rows_of(x: Array, rows: int) -> Array:
     return jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
 
 
+def _of_actions(values: Array) -> Array:
+    """Returns a head's values, which are [N, A]."""
+    if values.ndim != 2:
+        raise ValueError(f"the head's values have shape {values.shape}; they need [N, A]")
+    return values
+
+
 def _settled(answer: Backup, shape: tuple[int, ...], goes_on: Array, counts: Array) -> Backup:
     """Returns the answer to values of this shape, a constant, finite where the next state or the row does not count."""
-    if len(shape) != 2:
-        raise ValueError(f"the head's values have shape {shape}; they need [N, A]")
     for name, needed in (("policy", shape), ("shift", shape), ("bonus", shape[:1])):
         x = getattr(answer, name)
         if x is not None and jnp.shape(x) != needed:

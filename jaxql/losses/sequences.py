@@ -3,6 +3,7 @@
 The memory with which an episode starts is all zeros, and so it is again after a row that is not valid.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,12 @@ import optax
 
 from jaxql import bellman
 from jaxql.bellman import SIGNED_HYPERBOLIC_PAIR
+from jaxql.bellman.arguments import UNIT, check_count, function, pair
+from jaxql.bellman.core import legal_discount
 from jaxql.losses.batch import weighted_mean, where_counted, where_rows
 from jaxql.losses.q_loss import LossInfo
 from jaxql.replay.sequences import reset_memory
-from jaxql.types import Array, Sequence
+from jaxql.types import Array, Scalar, Sequence
 
 
 def unroll(apply: Callable, params: Any, obs: Any, memory: Any, valid: Array) -> tuple[Any, Any]:
@@ -30,6 +33,12 @@ def unroll(apply: Callable, params: Any, obs: Any, memory: Any, valid: Array) ->
     [[0. 1. 0. 1.]]
     """
 
+    function("unroll: apply", apply)
+    return _unroll(apply, params, obs, memory, valid)
+
+
+@functools.partial(jax.jit, static_argnums=0, inline=True)  # compiled once for each `apply`, outside of jit too
+def _unroll(apply, params, obs, memory, valid):
     def step(memory, row):
         obs, valid = row
         output, memory = apply(params, obs, memory)
@@ -66,6 +75,8 @@ def r2d2_loss(
       penalty: of one TD error.
       tx_pair: h and its inverse.
 
+    A next state in which no action is legal counts as an end.
+
     Returns:
       The loss, and its LossInfo, of [N, L - burn_in]: errors on the scale of h, 0 where a row does not
       count, and the values of the actions taken on the true scale.
@@ -81,6 +92,10 @@ def r2d2_loss(
     >>> print(f"{loss:.4f} {info.td_errors[0, 0]:.4f}")  # h(3) = sqrt(4) - 1 + 0.003
     0.5030 1.0030
     """
+    check_count("r2d2_loss: burn_in", burn_in, 0)
+    if burn_in >= sequences.action.shape[1]:
+        raise ValueError(f"r2d2_loss: burn_in is {burn_in}; it must be less than the {sequences.action.shape[1]} rows")
+    pair("r2d2_loss: tx_pair", tx_pair)
     counts = sequences.weight != 0
     sequences = sequences._replace(
         obs=where_counted(counts, sequences.obs), memory=where_rows(counts, sequences.memory)
@@ -99,24 +114,25 @@ def r2d2_loss(
     def following(q):
         return jnp.take_along_axis(q, late.bootstrap_index[..., None] - burn_in, axis=1)
 
-    q = values(params)
+    q, target_next = values(params), following(values(target_params))
+    weight = jnp.where(late.valid, sequences.weight[:, None], 0)
+    discount = legal_discount(jnp.where(weight > 0, late.discount, 0), target_next)
     td_errors = bellman.transformed_n_step_q_learning(
         q[:, :-1],
         late.action,
-        following(values(target_params)),
+        target_next,
         jnp.argmax(following(q), axis=-1),
         late.reward,
-        late.discount,
+        discount,
         n=1,  # the windows hold n steps already
         tx_pair=tx_pair,
     )
-    weight = jnp.where(late.valid, sequences.weight[:, None], 0)
     td_errors = jnp.where(weight > 0, td_errors, 0)
     q_values = tx_pair.apply_inv(jnp.take_along_axis(q[:, :-1], late.action[..., None], axis=-1)[..., 0])
     return weighted_mean(penalty(td_errors), weight), LossInfo(td_errors, q_values, jnp.abs(td_errors))
 
 
-def sequence_priority(td_errors: Array, valid: Array, eta: float = 0.9) -> Array:
+def sequence_priority(td_errors: Array, valid: Array, eta: Scalar = 0.9) -> Array:
     """Returns the priority [N] of sequences: eta max|e| + (1 - eta) mean|e| over the errors of valid rows [N, T].
 
     Source: Kapturowski et al. (2019), section 2.3, https://openreview.net/pdf?id=r1lyTjAqYX
@@ -124,6 +140,7 @@ def sequence_priority(td_errors: Array, valid: Array, eta: float = 0.9) -> Array
     >>> print(sequence_priority(jnp.array([[-4.0, 2.0, 9.0]]), jnp.array([[True, True, False]]), eta=0.5))
     [3.5]
     """
+    UNIT("sequence_priority: eta", eta)
     sizes = jnp.where(valid, jnp.abs(td_errors), 0)
     mean = jnp.sum(sizes, axis=-1) / jnp.maximum(jnp.sum(valid, axis=-1), 1)
     return eta * jnp.max(sizes, axis=-1) + (1 - eta) * mean

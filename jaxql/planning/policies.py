@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from jaxql import explore
 from jaxql.planning.arguments import as_array, check_discount, check_number, check_policy
 from jaxql.planning.evaluation import policy_table
 from jaxql.planning.model import check_mdp
@@ -19,7 +20,7 @@ from jaxql.types import MDP, Array, Scalar
 def softmax_policy(q: ArrayLike, temperature: Scalar = 1.0) -> Array:
     """The softmax policy [S, A] of q [S, A]: pi[s, a] is proportional to exp(q[s, a] / temperature).
 
-    An action of value -inf is never chosen.
+    An action of value -inf is never chosen. `jaxql.explore` says what NaN means, and a row without legal actions.
 
     Raises: UserError unless `temperature` > 0.
 
@@ -30,11 +31,7 @@ def softmax_policy(q: ArrayLike, temperature: Scalar = 1.0) -> Array:
     [[0.5, 0.5]]
     """
     check_number("temperature", temperature, 5e-324, math.inf, "a number above 0; for 0 use greedy_policy")
-    q = jnp.asarray(q)
-    q = q.astype(jnp.result_type(q, 0.0))
-    legal = q > -jnp.inf
-    below = jnp.where(legal, q - jnp.max(q, axis=-1, keepdims=True), 0)
-    return jax.nn.softmax(jnp.where(legal, below / temperature, -jnp.inf), axis=-1)
+    return explore.softmax_probabilities(q, temperature)
 
 
 def epsilon_soft_policy(q: ArrayLike, epsilon: Scalar, tie: str = "lowest") -> Array:

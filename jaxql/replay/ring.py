@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 
+from jaxql.bellman.arguments import UNIT, check_actions, check_count, function
 from jaxql.types import Array, Step, Transition
 
 
@@ -18,7 +21,7 @@ class Ring(NamedTuple):
     rows: Step  # leaves [T, B, ...]; next_obs is (); of a stack only the newest frame is kept
     num_steps: Array  # vector steps written; observations num_steps - T + 1 .. num_steps are stored
     priorities: Any = ()  # a sum tree with a leaf T-major for each row, 0 where it cannot be drawn; () if uniform
-    max_priority: Any = ()  # the greatest priority that any row ever had
+    max_priorities: Any = ()  # [updates] the greatest priority in each of the last updates, newest last; 0: no update
 
 
 def zero_step(obs: Any) -> Step:
@@ -45,15 +48,15 @@ def after_read(ring: Ring, seen: Array) -> Ring:
 
 
 def without_priorities(ring: Ring) -> tuple[Ring, tuple[Any, Any]]:
-    """Returns the ring that learning only reads, and (priorities, max_priority), which it changes.
+    """Returns the ring that learning only reads, and (priorities, max_priorities), which it changes.
 
-    `ring._replace(priorities=..., max_priority=...)` puts them together again.
+    `ring._replace(priorities=..., max_priorities=...)` puts them together again.
 
     >>> ring, changing = without_priorities(Ring(rows=zero_step(jnp.ones(1)), num_steps=jnp.int32(3)))
     >>> changing
     ((), ())
     """
-    return ring._replace(priorities=(), max_priority=()), (ring.priorities, ring.max_priority)
+    return ring._replace(priorities=(), max_priorities=()), (ring.priorities, ring.max_priorities)
 
 
 def write_slot(store: Any, tick: Array | int, new: Any) -> Any:
@@ -65,6 +68,55 @@ def write_slot(store: Any, tick: Array | int, new: Any) -> Any:
     return jax.tree.map(lambda s, x: s.at[tick % len(s)].set(x), store, new)
 
 
+def check_step(step: Step) -> None:
+    """Raises ValueError, naming the field, unless a Step has a row for each of B envs.
+
+    >>> step = zero_step(jnp.ones((2, 3)))
+    >>> check_step(step._replace(reward=jnp.zeros(3)))
+    Traceback (most recent call last):
+        ...
+    ValueError: reward has shape (3,); it needs (2,), as valid
+    """
+    envs = np.shape(step.valid)
+    if len(envs) != 1:
+        raise ValueError(f"valid has shape {envs}; it needs [B], a flag for each env")
+    for name in ("action", "reward", "terminated", "truncated"):
+        if np.shape(getattr(step, name)) != envs:
+            raise ValueError(f"{name} has shape {np.shape(getattr(step, name))}; it needs {envs}, as valid")
+    check_actions("action", jnp.asarray(step.action))
+    for name in ("obs", "next_obs", "extra"):
+        for leaf in jax.tree.leaves(getattr(step, name)):
+            if np.shape(leaf)[:1] != envs:
+                raise ValueError(f"{name} has shape {np.shape(leaf)}; it needs {envs[0]} rows, as valid")
+
+
+def _check_like(step: Step, rows: Step, **names: str) -> None:
+    """Raises ValueError, naming the field, unless a Step fits the rows [T, B, ...] that are stored."""
+    for field, new, stored in zip(Step._fields, step, rows, strict=True):
+        name = names.get(field, field)
+        parts: Any = jax.tree.structure(stored)
+        if parts != jax.tree.structure(new):
+            raise ValueError(f"{name} has other parts than that of the first step, {parts}")
+        for x, store in zip(jax.tree.leaves(new), jax.tree.leaves(stored), strict=True):
+            if np.shape(x) != store.shape[1:]:
+                raise ValueError(
+                    f"{name} has shape {np.shape(x)} in a row of all envs; the replay stores {store.shape[1:]}"
+                )
+            if not _fits(jnp.result_type(x), store.dtype):
+                raise ValueError(
+                    f"{name} has dtype {jnp.result_type(x)}; the replay stores {store.dtype}, as in the first step, "
+                    "and would change its values: convert it"
+                )
+
+
+def _fits(own: Any, dtype: Any) -> bool:
+    """True unless storing numbers of one dtype as another may change them by more than rounding."""
+    for kind, bits in ((jnp.floating, 0), (jnp.integer, 32)):
+        if jnp.issubdtype(own, kind) and jnp.issubdtype(dtype, kind) and dtype.itemsize * 8 >= bits:
+            return True
+    return own == dtype or jnp.promote_types(own, dtype) == dtype
+
+
 View = Callable[..., Any]  # (rows, t, env, weight, gamma, n_step, stack) -> what is drawn at tick t of an env
 
 
@@ -72,11 +124,20 @@ class RingStorage:
     """The storage that both kinds of replay share: where rows lie, and which can be drawn."""
 
     def __init__(self, capacity: int, n_step: int, stack: int, shards: int, view: View):
+        for name, number in dict(capacity=capacity, n_step=n_step, stack=stack, shards=shards).items():
+            check_count(name, number)
+        function("view", view)
         self.capacity, self.n_step, self.stack, self.shards, self.view = capacity, n_step, stack, shards, view
         self.margin = n_step + stack - 1  # slots for the stack of the oldest start and the window of the newest
 
     def init(self, first: Step) -> Ring:
         """Returns an empty ring, with the first observation stored; buffers take shapes and dtypes from the Step."""
+        check_step(first)
+        for leaf in jax.tree.leaves(first.obs) if self.stack > 1 else ():
+            if leaf.shape[1:2] != (self.stack,):
+                raise ValueError(
+                    f"obs has shape {leaf.shape}; it needs [B, {self.stack}, ...], as stack is {self.stack}"
+                )
         if len(first.valid) % self.shards:
             raise ValueError(f"shards is {self.shards}; it must divide the {len(first.valid)} envs")
         first = first._replace(obs=self._newest(first.obs), next_obs=())
@@ -85,7 +146,15 @@ class RingStorage:
         return Ring(rows=rows._replace(obs=write_slot(rows.obs, 0, first.obs)), num_steps=jnp.zeros((), jnp.int32))
 
     def add(self, ring: Ring, step: Step) -> Ring:
-        """Returns the ring with one more tick, in place of the oldest."""
+        """Returns the ring with one more tick, in place of the oldest.
+
+        Raises:
+          ValueError: the Step is not like the first one; the message names the field.
+        """
+        check_step(step)
+        newest = step._replace(obs=self._newest(step.obs), next_obs=())
+        _check_like(newest, ring.rows)
+        _check_like(newest._replace(obs=self._newest(step.next_obs)), ring.rows, obs="next_obs")
         obs = write_slot(ring.rows.obs, ring.num_steps + 1, self._newest(step.next_obs))
         rows = write_slot(ring.rows._replace(obs=()), ring.num_steps, step._replace(obs=(), next_obs=()))
         return ring._replace(rows=rows._replace(obs=obs), num_steps=ring.num_steps + 1)
@@ -112,13 +181,19 @@ class RingStorage:
         parts = jax.tree.map(lambda x: x.reshape(self.shards, -1, *x.shape[1:]), args)
         of_envs: Any = 1
         shared: Any = None
-        axes = Ring(rows=of_envs, num_steps=shared, priorities=0, max_priority=shared)
+        axes = Ring(rows=of_envs, num_steps=shared, priorities=0, max_priorities=shared)
         return jax.vmap(f, (axes, *(0 for _ in args)))(ring._replace(rows=rows), *parts)
 
     def sample(
         self, draw: Callable, ring: Ring, key: Array, batch_size: int, gamma: Array, n: Array | None
     ) -> Transition:
         """Returns the rows [N] that draw(ring, key, N) -> (t, env, weight, index) finds, as many in every shard."""
+        check_count("batch_size", batch_size)
+        UNIT("gamma", gamma)
+        if n is not None and not isinstance(n, Tracer):
+            check_count("n", n)
+            if n > self.n_step:
+                raise ValueError(f"n is {n}; it must be at most n_step, which is {self.n_step}")
         if batch_size % self.shards:
             raise ValueError(f"shards is {self.shards}; it must divide the batch of {batch_size}")
 

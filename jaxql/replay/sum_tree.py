@@ -7,6 +7,7 @@ Sums are always taken anew from their parts, so rounding does not drift.
 import jax
 import jax.numpy as jnp
 
+from jaxql.bellman.arguments import check_count
 from jaxql.types import Array
 
 FAN = 128  # entries of a node
@@ -15,6 +16,7 @@ Tree = tuple[Array, ...]
 
 def zeros(size: int) -> Tree:
     """Returns a tree of at least `size` leaves, all 0."""
+    check_count("size", size)
     levels: list[Array] = []
     while not levels or size > 1:
         size = -(-size // FAN)
@@ -28,7 +30,9 @@ def read(tree: Tree, index: Array) -> Array:
 
 
 def write(tree: Tree, index: Array, value: Array) -> Tree:
-    """Returns the tree with leaves index [N] set to value [N], none negative; which of two at one index is not said.
+    """Returns the tree with leaves index [N] set to value [N]; which of two at one index is not said.
+
+    A value is finite and not negative.
 
     >>> tree = write(zeros(1000), jnp.array([3, 999]), jnp.array([1.0, 3.0]))
     >>> print(total(tree), read(tree, jnp.array([2, 3])))
@@ -58,6 +62,7 @@ def draw(tree: Tree, key: Array, size: int) -> Array:
     >>> print(draw(write(zeros(1000), jnp.array([3, 999]), jnp.array([1.0, 3.0])), jax.random.key(0), 4))
     [  3 999 999 999]
     """
+    check_count("size", size)
     uniform = jax.random.uniform(key, (len(tree), size, 1))
     uniform = uniform.at[0].set((uniform[0] + jnp.arange(size)[:, None]) / size)
     index = jnp.zeros(size, jnp.int32)

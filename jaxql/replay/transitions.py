@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxql.bellman.arguments import check_count
 from jaxql.types import Array, Step, Transition
 
 
@@ -32,15 +33,18 @@ def n_step_transition(
     reward = sum_{i < m} gamma**i r_{t+i}, discount = gamma**m (0 past a termination), next_obs = obs_{t+m}, m <= n.
     n is `n_step`, or where given a number from 1 to `n_step` that may be traced.
     """
+    check_count("n_step", n_step)
     window = jax.tree.map(lambda x: x[(t + jnp.arange(n_step)) % len(x), env], rows._replace(obs=()))
+    dtype = jnp.result_type(window.reward, gamma, 1.0)
+    gamma = jnp.asarray(gamma, jnp.promote_types(dtype, jnp.float32))  # half precision is rounded once
     taken = jnp.cumprod(jnp.append(True, ~(window.terminated | window.truncated)[:-1])).astype(bool)
     taken = taken if n is None else taken & (jnp.arange(n_step) < n)
     m = jnp.sum(taken, dtype=jnp.int32)
     return Transition(
         obs=stacked(rows, t, env, stack),
         action=window.action[0],
-        reward=jnp.sum(jnp.where(taken, gamma ** jnp.arange(n_step) * window.reward, 0)),
-        discount=jnp.where(jnp.any(taken & window.terminated), 0, gamma**m),
+        reward=jnp.sum(jnp.where(taken, gamma ** jnp.arange(n_step) * window.reward, 0)).astype(dtype),
+        discount=jnp.where(jnp.any(taken & window.terminated), 0, gamma**m).astype(dtype),
         next_obs=stacked(rows, t + m, env, stack),
         weight=weight,
     )

@@ -29,6 +29,9 @@ def uniform_replay(
       sample(ring, key, N, gamma, beta, n) -> Transition of N rows, at a cost that does not depend on the capacity;
         every weight is 1, whatever beta, or 0 if nothing could be drawn.
 
+    Raises:
+      ValueError: an argument is no whole number above 0, or a Step is not like the first one.
+
     >>> from jaxql.replay import zero_step
     >>> replay = uniform_replay(capacity=8)
     >>> step = zero_step(jnp.zeros((2, 3)))

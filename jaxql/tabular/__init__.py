@@ -17,6 +17,7 @@ indices, rates and discounts in their ranges, finite rewards. Under `jit` only s
 ([[1.5], [0.0]], [1.0, 1.0])
 """
 
+from jaxql.explore import epsilon_greedy_probabilities as epsilon_greedy_probabilities
 from jaxql.tabular.average_reward import (
     differential_q_learning_update as differential_q_learning_update,
     differential_sarsa_update as differential_sarsa_update,
@@ -58,7 +59,6 @@ from jaxql.tabular.traces import (
 )
 from jaxql.tabular.updates import (
     double_q_learning_update as double_q_learning_update,
-    epsilon_greedy_probabilities as epsilon_greedy_probabilities,
     expected_sarsa_update as expected_sarsa_update,
     q_learning_update as q_learning_update,
     sarsa_update as sarsa_update,

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from jaxql import bellman
+from jaxql.explore import epsilon_greedy_probabilities
 from jaxql.tabular.arguments import compiled
 from jaxql.tabular.rows import broadcast_rows
 from jaxql.types import Array
@@ -94,25 +95,6 @@ def sarsa_update(
 
     rows = dict(state=state, action=action, reward=reward, discount=discount, next_state=next_state)
     return _apply_in_order(q, error_of, _pair, valid, learning_rate, **rows, next_action=next_action)
-
-
-@compiled(rank=None)
-def epsilon_greedy_probabilities(q: ArrayLike, epsilon: ArrayLike) -> Array:
-    """Probabilities [..., A] of the actions of `explore.epsilon_greedy` on q [..., A]; 0 for illegal actions (-inf).
-
-    With probability epsilon [...] it takes any legal action, else one of the best, each with equal probability.
-
-    Source: Sutton & Barto (2018), the weights in equation 5.2, http://incompleteideas.net/book/the-book-2nd.html
-
-    >>> print(epsilon_greedy_probabilities(jnp.array([1.0, 1.0, 0.0, -jnp.inf]), 0.375))
-    [0.4375 0.4375 0.125  0.    ]
-    """
-    q = jnp.asarray(q)
-    epsilon = jnp.asarray(epsilon, jnp.result_type(q, 1.0))
-    epsilon = jnp.broadcast_to(epsilon, q.shape[:-1])[..., None]
-    best, legal = q == jnp.max(q, axis=-1, keepdims=True), q > -jnp.inf
-    share = [x / jnp.maximum(jnp.sum(x, axis=-1, keepdims=True), 1).astype(epsilon.dtype) for x in (best, legal)]
-    return (1 - epsilon) * share[0] + epsilon * share[1]
 
 
 @compiled()

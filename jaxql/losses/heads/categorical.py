@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxql import distributional
+from jaxql.bellman.arguments import ASCENDING, REAL, Rule, check_count, function
 from jaxql.losses.backups import with_bonus
 from jaxql.losses.batch import of_action
 from jaxql.types import Array, Backup, Head
@@ -33,13 +34,18 @@ def categorical(
       measure: (atoms [M], probabilities [N, A, M]) -> [N, A], what the greedy action maximises; see
         `jaxql.distributional.risk`. None: the mean.
 
+    Raises:
+      ValueError: v_min is not below v_max, num_atoms is no whole number above 0, or the atoms are out of order.
+
     Source: Bellemare, Dabney & Munos (2017), equation 7 and algorithm 1, https://arxiv.org/abs/1707.06887; priorities:
     Hessel et al. (2018), section "The Integrated Agent", https://arxiv.org/abs/1710.02298
 
     >>> print(categorical(-1.0, 1.0, 3).q_values(jnp.array([[[0.0, 0.0, 0.0], [-9e9, -9e9, 0.0]]])))
     [[0. 1.]]
     """
-    support: Any = evenly_spaced(v_min, v_max, num_atoms) if atoms is None else atoms
+    support = support_of("categorical", v_min, v_max, num_atoms, atoms)
+    if measure is not None:
+        function("categorical: measure", measure)
 
     def mean(logits: Array) -> Array:
         return distributional.categorical_mean(logits, support)
@@ -78,10 +84,35 @@ def categorical(
     )
 
 
-def evenly_spaced(low: float, high: float, number: int) -> np.ndarray:
-    """Returns numbers [number] from `low` to `high`, on the host: a head allocates nothing on a device.
+def support_of(
+    head: str, v_min: float, v_max: float, number: int, given: Any = None, rule: Rule = ASCENDING, of: str = "num_atoms"
+) -> Any:
+    """Returns the support of a head: the one given, or numbers [number] from `v_min` to `v_max`, evenly spaced.
 
-    >>> print(evenly_spaced(0.0, 1.0, 3))
+    They lie on the host: a head allocates nothing on a device. Where v_min is -v_max they are exactly symmetric.
+
+    Args:
+      head: its name, for messages.
+      v_min, v_max, number: of evenly spaced numbers.
+      given: [number] in their place, or None.
+      rule: the order that they must have.
+      of: the argument that the number comes from, for messages.
+
+    Raises:
+      ValueError: v_min is not below v_max, the number is no whole number above 0, or the order is wrong.
+
+    >>> print(support_of("categorical", 0.0, 1.0, 3))
     [0.  0.5 1. ]
     """
-    return np.linspace(low, high, number).astype(jnp.result_type(float))
+    if given is not None:
+        if np.ndim(given) != 1 or not len(given):
+            raise ValueError(f"{head}: the support has shape {np.shape(given)}; it needs one axis that is not empty")
+        rule(f"{head}: the support", given)
+        return given
+    REAL(f"{head}: v_min", v_min)
+    REAL(f"{head}: v_max", v_max)
+    check_count(f"{head}: {of}", number)
+    if not v_min < v_max:
+        raise ValueError(f"{head}: v_min is {v_min} and v_max {v_max}; v_min must be less")
+    grid = np.linspace(v_min, v_max, number)
+    return ((grid - grid[::-1]) / 2 if v_min == -v_max and number > 1 else grid).astype(jnp.result_type(float))

@@ -1,12 +1,11 @@
 """The HL-Gauss head: an output holds the logits of bins, learned towards a Gaussian around a scalar target."""
 
-from typing import Any
-
 from jaxql import distributional
+from jaxql.bellman.arguments import EDGES, POSITIVE, check_count
 from jaxql.losses.backups import expected_target
 from jaxql.losses.batch import of_action
-from jaxql.losses.heads.categorical import evenly_spaced
-from jaxql.types import Array, Backup, Head
+from jaxql.losses.heads.categorical import support_of
+from jaxql.types import Array, Backup, Head, Scalar
 
 
 def hl_gauss(
@@ -15,15 +14,18 @@ def hl_gauss(
     num_bins: int = 51,
     *,
     edges: Array | None = None,
-    sigma: float | None = None,
+    sigma: Scalar | None = None,
 ) -> Head:
     """Returns the head of logits [N, A, M] of bins; its loss is the cross-entropy to hl_gauss(target).
 
     Args:
       v_min, v_max: the ends of evenly wide bins.
       num_bins: M.
-      edges: [M + 1] of the bins, in ascending order, in place of evenly wide ones.
-      sigma: standard deviation of the Gaussian; None: 0.75 of the mean width of a bin.
+      edges: [M + 1] of the bins, in strictly ascending order, in place of evenly wide ones.
+      sigma: standard deviation of the Gaussian, above 0; None: 0.75 of the mean width of a bin.
+
+    Raises:
+      ValueError: as `categorical`, or sigma is not above 0.
 
     Source: Farebrother et al. (2024), equations 3.1 and 3.3, https://arxiv.org/abs/2403.03950
 
@@ -31,7 +33,11 @@ def hl_gauss(
     >>> print(hl_gauss(-1.0, 1.0, 2).q_values(jnp.zeros((1, 1, 2))))
     [[0.]]
     """
-    support: Any = evenly_spaced(v_min, v_max, num_bins + 1) if edges is None else edges
+    if edges is None:
+        check_count("hl_gauss: num_bins", num_bins)
+    support = support_of("hl_gauss", v_min, v_max, num_bins + 1, edges, EDGES)
+    if sigma is not None:
+        POSITIVE("hl_gauss: sigma", sigma)
 
     def mean(logits: Array) -> Array:
         return distributional.categorical_mean(logits, distributional.centers(support))

@@ -5,15 +5,16 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from jaxql import distributional
+from jaxql.bellman.arguments import NOT_NEGATIVE, check_count, function
 from jaxql.bellman.core import safe_multiply, td_target
 from jaxql.losses.backups import with_bonus
 from jaxql.losses.batch import of_action
-from jaxql.types import Array, Backup, Head
+from jaxql.types import Array, Backup, Head, Scalar
 
 Measure = Callable[..., Array]
 
 
-def quantile(num_quantiles: int = 51, *, kappa: float = 1.0, measure: Measure = distributional.mean) -> Head:
+def quantile(num_quantiles: int = 51, *, kappa: Scalar = 1.0, measure: Measure = distributional.mean) -> Head:
     """Returns the head of quantiles [N, A, M] at the midpoints of M equal parts; its loss is the quantile Huber loss.
 
     The target quantiles are reward + bonus + discount * sum_b policy(b) (quantiles'(b) + shift(b)).
@@ -24,12 +25,19 @@ def quantile(num_quantiles: int = 51, *, kappa: float = 1.0, measure: Measure = 
       measure: (quantiles [N, A, M], None) -> [N, A], what the greedy action maximises; see
         `jaxql.distributional.risk`.
 
+    Raises:
+      ValueError: num_quantiles is no whole number above 0, or kappa is negative.
+
     Source: Dabney et al. (2018), algorithm 1, https://arxiv.org/abs/1710.10044
 
     >>> head = quantile(2)
     >>> print(head.loss(jnp.zeros((1, 1, 2)), jnp.array([0]), jnp.array([[2.5, 2.5]])))
     [2.]
     """
+
+    check_count("quantile: num_quantiles", num_quantiles)
+    NOT_NEGATIVE("quantile: kappa", kappa)
+    function("quantile: measure", measure)
 
     def target(quantiles_next: Array, backup: Backup, reward: Array, discount: Array) -> Array:
         return target_quantiles(quantiles_next, backup, reward, discount)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import optax
 
+from jaxql.bellman.arguments import function
 from jaxql.losses.backups import expected_target
 from jaxql.losses.batch import of_action
 from jaxql.types import Array, Head
@@ -21,6 +22,8 @@ def scalar(penalty: Callable[[Array], Array] = optax.huber_loss) -> Head:
     >>> print(scalar().loss(jnp.array([[1.0, 0.0]]), jnp.array([0]), jnp.array([1.5])))
     [0.125]
     """
+
+    function("scalar: penalty", penalty)
 
     def loss(q: Array, action: Array, target: Array) -> Array:
         return penalty(target - of_action(q, action))
