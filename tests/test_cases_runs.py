@@ -392,6 +392,17 @@ def test_e19_a_folder_that_came_from_elsewhere_runs_no_code(
 
 
 @pytest.mark.cases
+def test_e19_only_typed_modules_let_the_current_folder_be_searched(own_state, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for argv in (["evaluate", "."], ["record", ".", "--out", "a.gif"], ["train", "nothing", "--env", "CartPole-v1"]):
+        assert cli.main(argv) == 2
+        one_line(capsys)
+        assert str(tmp_path) not in sys.path
+    assert cli.main(["train", "nowhere:AGENT", "--env", "CartPole-v1"]) == 2
+    assert str(tmp_path) in sys.path
+
+
+@pytest.mark.cases
 @pytest.mark.parametrize("changes", [
     {"network": "os:system"},
     {"agent": "builtins:print"},
@@ -527,7 +538,6 @@ def test_e27_a_run_of_another_precision_names_the_flag(lake, tmp_path, capsys):
 def test_e27_a_network_by_name_is_recorded_and_reopened(own_state, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(CODE)
-    sys.path.append(str(tmp_path))
     argv = ["train", "dqn", "--env", "CartPole-v1", "--network", "mine:Net", "--steps", "200", "--out", "run",
             "--num-envs", "1", "--gradient-steps", "1", "--rollout-length", "1"]  # fmt: skip
     assert cli.main(argv) == 0

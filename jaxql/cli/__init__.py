@@ -5,7 +5,6 @@ imports jax; a command does when its arguments are known to make sense.
 """
 
 import importlib
-import os
 import sys
 
 from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
@@ -51,7 +50,6 @@ def _run(argv: list[str]) -> int:
         return 0
     if command not in COMMANDS:
         raise UserError(f'no command "{command}"{nearest(command, COMMANDS)}; there are {", ".join(COMMANDS)}')
-    sys.path.append(os.getcwd())  # an agent may be MODULE:ENTRY of the current folder
     return importlib.import_module(f"jaxql.cli.{command}").run(rest)
 
 

@@ -9,6 +9,7 @@ from jaxql.agents.registry import REGISTRY, entry_of
 from jaxql.cli.options import parse, split_subject, value_of
 from jaxql.cli.streams import discard_broken_output
 from jaxql.errors import UserError
+from jaxql.lab.trust import allow_current_folder, modules_of
 
 SYNTAX = "train AGENT --env ENV"
 SUMMARY = "train an agent (a name, or MODULE:ENTRY of your own) and write a run folder"
@@ -30,6 +31,8 @@ class Options:
 def run(argv: list[str]) -> int:
     """Trains, prints the progress, and returns the exit code."""
     name, argv = split_subject(Options, argv, "train", "AGENT", preface=f"agents: {', '.join(REGISTRY)}\n\n")
+    if modules_of({"agent": name, "env": value_of(argv, "--env"), "network": value_of(argv, "--network")}):
+        allow_current_folder()
     if ":" not in name and name not in REGISTRY:
         entry_of(name)  # raises, with the nearest name
     env, preset = value_of(argv, "--env"), value_of(argv, "--preset")
