@@ -100,8 +100,8 @@ def softmax_probabilities(q: ArrayLike, temperature: Scalar = 1.0) -> Array:
     Source: Sutton & Barto (2018), equation 13.2, with q / temperature for preferences,
     http://incompleteideas.net/book/the-book-2nd.html
 
-    >>> print(softmax_probabilities(jnp.array([0.0, jnp.log(3.0), -jnp.inf])))
-    [0.25 0.75 0.  ]
+    >>> print(softmax_probabilities(jnp.array([1.0, 1.0, -jnp.inf])))
+    [0.5 0.5 0. ]
     """
     NOT_NEGATIVE("softmax_probabilities: temperature", temperature)
     q = _rows("softmax_probabilities", q)

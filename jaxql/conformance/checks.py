@@ -57,6 +57,7 @@ def check_td_error(
     >>> check_td_error(of_q_learning(bellman.q_learning), "q_learning").failures
     ()
     """
+    function("f", f)
     if of not in oracles.BOOTSTRAPS:
         raise ValueError(f"of is {of!r}; it must be one of {', '.join(oracles.BOOTSTRAPS)}")
 
@@ -86,6 +87,7 @@ def check_n_step(
     >>> check_n_step(of_n_step_returns(bellman.n_step_bootstrapped_returns), trajectories=2).failures
     ()
     """
+    function("f", f)
     numbers = np.atleast_1d(n).tolist()
     for number in numbers:
         check_count("n", number)
@@ -110,6 +112,7 @@ def check_lambda(
     >>> check_lambda(of_lambda_returns(bellman.lambda_returns)).failures
     ()
     """
+    function("f", f)
     traces = {f"lambda={x:g}": np.full(LENGTH, x) if per_step else x for x in (0.0, 1.0, 0.7)}
     if per_step:
         traces["lambda varies"] = np.random.default_rng(0).uniform(0.1, 0.9, LENGTH)
@@ -147,7 +150,6 @@ def _check(
     trajectories: int,
     tolerance: float,
 ) -> Report:
-    function("f", f)
     check_count("trajectories", trajectories)
     NOT_NEGATIVE("tolerance", tolerance)
     if not settings:
