@@ -95,7 +95,7 @@ def make(
         parts. Several become one vector. Empty: see `jaxql.envs.observations.adapt_observations`.
       channels: (Gymnasium) the axis of images that holds their channels: "first", "last", or "auto", by its size.
       table: (Gymnasium) True: finite observations of several parts, as in Blackjack, become one index of a state.
-        False: an action mask in `info` is used beside an index too, as in Taxi, which tables cannot read.
+        False: a mask of actions in `info` is used beside an index too, as in Taxi; else it is left out.
       watchdog_seconds: (not JAX envs) the process ends with every thread's stack if a reset or a step takes longer.
       **atari_settings: (Atari) the same as env_args.
 

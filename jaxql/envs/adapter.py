@@ -67,8 +67,8 @@ def make_plan(
     """Returns the plan for envs with these spaces.
 
     Action masks are found, in this order, in a Dict observation, in the `info` of a reset, and by a method
-    `action_masks()`. Tables have no place for masks: unless `table` is False, masks of the latter two are left out
-    beside an index, and said.
+    `action_masks()`. Beside the index of a state, masks of the latter two are used only if `table` is False: those of
+    Taxi mark actions that change nothing.
 
     Args:
       observation_space, action_space: of one env.
@@ -96,7 +96,7 @@ def make_plan(
     observation = adapt_observations(observation_space, id, options)
     is_index = isinstance(observation.space, spaces.Discrete)
     if mask_from in ("info", "method") and options.table is not False and is_index:
-        notes.append(f"{mask_name}: left out, for a table has no place for masks")
+        notes.append(f"{mask_name}: left out beside the index of a state")
         mask_from = ""
     space: Any = observation.space
     if mask_from:

@@ -24,7 +24,7 @@ class EnvOptions:
 
     obs_keys: Sequence[str] = ()  # parts of Dict or Tuple observations to use; a dot goes into nested parts
     channels: str = "auto"  # the axis of images that holds their channels
-    table: bool | None = None  # for tables: several finite parts become an index. None: neither that nor masks of infos
+    table: bool | None = None  # True: finite parts become an index. False: masks in infos are used beside one
     watchdog_seconds: float = 300.0  # the longest that a reset or a vector step may take
 
     def __post_init__(self) -> None:
