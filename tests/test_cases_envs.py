@@ -21,8 +21,9 @@ from jaxql import envs
 from jaxql.envs import make
 from jaxql.envs.jax import JaxEnv
 from jaxql.errors import UserError
-from jaxql.lab.environments import EnvMaker, modules_of
+from jaxql.lab.environments import EnvMaker
 from jaxql.lab.runs import open_run
+from jaxql.lab.trust import modules_of
 from jaxql.lab.video import write_video
 from jaxql.networks import default_network, make_network
 
@@ -275,7 +276,7 @@ def test_e7_masks_of_parts_allow_the_joint_actions_of_legal_parts():
 
 def test_e7_a_table_leaves_the_masks_of_taxi_out_and_says_so():
     table, network = make("Taxi-v4", 1, table=True), make("Taxi-v4", 1, table=False)
-    assert table.reset().shape == (1,) and "no place for masks" in table.notes[0]
+    assert table.reset().shape == (1,) and "left out" in table.notes[0]
     assert network.reset()["action_mask"].shape == (1, 6) and network.spec.num_states == 500
 
 
