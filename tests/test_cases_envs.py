@@ -113,7 +113,7 @@ def test_e1_the_modules_of_a_record_are_named_before_they_are_imported():
     spec = {"entry_point": "mine.envs:Grid", "additional_wrappers": [{"entry_point": "yours:Wrapper"}]}
     assert modules_of({"env": "Grid-v0", "env_spec": spec}) == ["mine.envs", "yours"]
     assert modules_of({"env": "highway_env:highway-v0", "env_spec": None}) == ["highway_env"]
-    for id in ("CartPole-v1", "jax:catch", "ALE/Pong-v5", "ale_py:ALE/Pong-v5"):
+    for id in ("CartPole-v1", "jax:catch", "ALE/Pong-v5"):
         assert modules_of({"env": id, "env_spec": None}) == []
 
 

@@ -238,7 +238,7 @@ def test_record_plays_whole_episodes_and_shows_each_tick(tmp_path):
     env = FakeEnv()
     told = record(env, one, 1, tmp_path / "a.mp4", key=jax.random.key(0), episodes=3)
     told.pop("step_cap")
-    assert told == {"episodes": 3, "returns": [2.0, 3.0, 4.0], "frames": 3 + 4 + 5, "capped": 0}  # first frame and steps
+    assert told == {"episodes": 3, "returns": [2.0, 3.0, 4.0], "frames": 3 + 4 + 5, "capped": 0}
     frames, _ = read_mp4(tmp_path / "a.mp4")
     shown = [5, 0, 0] + [5, 1, 1, 1] + [5, 2, 2, 2, 2]
     expected = np.stack([[COLOURS[i % 6], COLOURS[(i + 1) % 6]] for i in shown]).astype(int)
