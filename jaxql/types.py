@@ -266,6 +266,16 @@ class Env(Protocol):
         """The env as a finite model, if it has one."""
         ...
 
+    @property
+    def render_fps(self) -> float | None:
+        """Frames a second at which the env is meant to be shown, or None if it does not say."""
+        ...
+
+    @property
+    def step_limit(self) -> int | None:
+        """Steps after which the env ends an episode, or None if it has no limit that is known."""
+        ...
+
     def reset(self) -> Any:
         """Starts the next episode of every env and returns the observations [B, ...]."""
         ...

@@ -22,7 +22,7 @@ BOX = spaces.Box(-1, 1, (2,))
     ("env", "options", "words"),
     [
         ("Pendulum-v1", {}, "action space is Box.*Discrete"),
-        (lambda: Shows(BOX, spaces.MultiDiscrete([2, 2])), {}, "action space is MultiDiscrete"),
+        (lambda: Shows(BOX, spaces.MultiDiscrete([200, 200])), {}, "40000 joint actions"),
         (lambda: Shows(spaces.Sequence(BOX)), {}, "not supported"),
         (lambda: Shows(spaces.Graph(BOX, None)), {}, "not supported"),
         ("CartPol-v1", {}, 'did you mean "CartPole-v1"'),

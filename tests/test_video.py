@@ -203,6 +203,8 @@ class FakeEnv:
         self.spec, self.pictures, self.closed, self.state = SimpleNamespace(num_envs=envs), pictures, False, ()
         self.episode, self.clock, self.return_, self.over, self.done = 0, 0, 0.0, False, [SimpleNamespace(return_=99.0)]
 
+    render_fps = step_limit = None
+
     def reset(self):
         self.episode, self.clock, self.return_, self.over = 0, 0, 0.0, False
         return jnp.array([[self.episode, self.clock]])
@@ -235,7 +237,8 @@ def one(params, obs, memory, key, epsilon=0.0):
 def test_record_plays_whole_episodes_and_shows_each_tick(tmp_path):
     env = FakeEnv()
     told = record(env, one, 1, tmp_path / "a.mp4", key=jax.random.key(0), episodes=3)
-    assert told == {"episodes": 3, "returns": [2.0, 3.0, 4.0], "frames": 3 + 4 + 5}  # first frame and one a step
+    told.pop("step_cap")
+    assert told == {"episodes": 3, "returns": [2.0, 3.0, 4.0], "frames": 3 + 4 + 5, "capped": 0}
     frames, _ = read_mp4(tmp_path / "a.mp4")
     shown = [5, 0, 0] + [5, 1, 1, 1] + [5, 2, 2, 2, 2]
     expected = np.stack([[COLOURS[i % 6], COLOURS[(i + 1) % 6]] for i in shown]).astype(int)
@@ -245,8 +248,15 @@ def test_record_plays_whole_episodes_and_shows_each_tick(tmp_path):
 def test_record_stops_at_max_steps(tmp_path):
     key = jax.random.key(0)
     told = record(FakeEnv(), one, 1, tmp_path / "a.gif", key=key, episodes=9, max_steps=4)
-    assert told == {"episodes": 1, "returns": [2.0], "frames": 6}  # two steps, a reset, two steps
+    assert (told["episodes"], told["returns"], told["frames"]) == (1, [2.0], 6)  # two steps, a reset, two steps
     assert record(FakeEnv(), one, 1, tmp_path / "a.gif", key=key, max_steps=1)["returns"] == []
+
+
+def test_record_cuts_each_episode_at_the_cap(tmp_path):
+    key = jax.random.key(0)
+    told = record(FakeEnv(), one, 1, tmp_path / "a.gif", key=key, episodes=3, step_cap=1)
+    assert told == {"episodes": 3, "returns": [1.0] * 3, "frames": 6, "capped": 3, "step_cap": 1}
+    assert record(FakeEnv(), one, 1, tmp_path / "a.gif", key=key, step_cap=2)["capped"] == 0
 
 
 def test_memory_restarts_with_the_episode_and_keys_differ_by_tick(tmp_path):

@@ -46,6 +46,61 @@ class Shows(gymnasium.Env):
         return self.observation_space.sample() if self.show is None else self.show, 0.0, False, False, {}
 
 
+class Toy(gymnasium.Env):
+    """Episodes of five steps whose results a test replaces: Toy(step=(obs, reward, ...)), Toy(reset=(obs, info))."""
+
+    observation_space = spaces.Box(-1, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def __init__(self, at=3, **replaced):
+        self.at, self.replaced, self.taken = at, replaced, []
+        self.observation_space = replaced.get("space", self.observation_space)
+        self.action_space = replaced.get("actions", self.action_space)
+        self.obs = replaced.get("obs", np.zeros(2, np.float32))
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.time = 0
+        return self.replaced.get("reset", (self.obs, self.replaced.get("info", {})))
+
+    def step(self, action):
+        self.time += 1
+        self.taken.append(action)
+        if self.time == self.at and "step" in self.replaced:
+            result = self.replaced["step"]
+            return result(self) if callable(result) else result
+        return self.obs, 1.0, False, self.time == 5, self.replaced.get("info", {})
+
+
+class Masked(Toy):
+    """Its first action of three is illegal; a mask is shown in one of the ways that are in use."""
+
+    def __init__(self, shown, obs_name="observation"):
+        box, mask = spaces.Box(0, 1, (2,), np.float32), np.array([0, 1, 1], np.int8)
+        numbers, info = np.ones(2, np.float32), {}
+        if shown == "observation":
+            box = spaces.Dict({obs_name: box, "action_mask": spaces.MultiBinary(3)})
+            numbers = {obs_name: numbers, "action_mask": mask}
+        elif shown == "info":
+            info = {"action_mask": mask}
+        elif shown == "method":
+            self.action_masks = lambda: mask.astype(bool)
+        super().__init__(space=box, actions=spaces.Discrete(3), obs=numbers, info=info)
+
+
+class Mission(spaces.Space):
+    """A space of text that Gymnasium does not know, as MiniGrid has one."""
+
+    def __init__(self):
+        super().__init__(dtype=str)
+
+    def sample(self, mask=None, probability=None):
+        return "go"
+
+    def contains(self, x):
+        return isinstance(x, str)
+
+
 def play(envs, actions):
     """The rows of a run as NumPy: obs [T + 1, B, ...] and the rest [T, B]."""
     obs, rows = [np.asarray(envs.reset())], []

@@ -4,11 +4,13 @@ A command's file has SYNTAX and SUMMARY, its two columns in `jaxql --help`, and 
 imports jax; a command does when its arguments are known to make sense.
 """
 
+import contextlib
 import importlib
 import sys
+import traceback
 
 from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
-from jaxql.errors import UserError, nearest
+from jaxql.errors import EnvError, UserError, nearest
 
 COMMANDS = ("train", "evaluate", "record", "runs", "compare", "plot")
 
@@ -27,7 +29,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     except UserError as error:
-        return complain(str(error), 2)
+        code = complain(str(error), 2)
+        if isinstance(error, EnvError) and error.__cause__:  # the env's own exception is its author's to mend
+            with contextlib.suppress(OSError):
+                traceback.print_exception(error.__cause__, chain=False)
+        return code
     except KeyboardInterrupt:
         return complain("interrupted", 130)
     except OSError as error:

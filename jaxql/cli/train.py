@@ -3,7 +3,7 @@
 import ast
 import dataclasses
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from jaxql.agents.registry import REGISTRY, entry_of
 from jaxql.cli.options import parse, split_subject, value_of
@@ -25,6 +25,9 @@ class Options:
     out: str | None = None  # run folder; of many seeds the folder of their folders (default: runs/AGENT-ENV-seedK)
     preset: str | None = None  # named settings instead of those tuned for the agent and env
     env_arg: "tuple[str, ...]" = ()  # KEY=VALUE, an argument of the env
+    obs_key: "tuple[str, ...]" = ()  # part of a Dict observation to use, once for each part (default: see the notes)
+    channels: Literal["auto", "first", "last"] = "auto"  # axis of images that holds their channels
+    watchdog_seconds: float = 300.0  # the process ends if a step of the envs takes longer
     init_from: str | None = None  # run folder whose best parameters to start from
 
 
@@ -60,6 +63,9 @@ def run(argv: list[str]) -> int:
         out=given.out,
         preset=given.preset,
         env_args=env_args,
+        obs_keys=given.obs_key,
+        channels=given.channels,
+        watchdog_seconds=given.watchdog_seconds,
         init_from=given.init_from,
         **_changes(given, *defaults) | ({"network": network} if network else {}),
     )

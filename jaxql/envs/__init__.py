@@ -5,7 +5,7 @@ The names below load what they need when first used, so that JAX envs do without
 
 import importlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jax.sharding import Mesh
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         deep_sea_mdp as deep_sea_mdp,
         memory_chain as memory_chain,
     )
+    from jaxql.envs.options import EnvOptions as EnvOptions
     from jaxql.envs.seeding import episode_seed as episode_seed
     from jaxql.types import Episode as Episode
 
@@ -35,6 +36,7 @@ _HOMES = {
     "jaxql.envs.host": "EnvCheckpoint HostEnv",
     "jaxql.envs.jax": "DeviceEnv JaxEnv autoreset cartpole catch catch_mdp deep_sea deep_sea_mdp from_gymnax from_mdp"
     " memory_chain on_host to_mdp",
+    "jaxql.envs.options": "EnvOptions",
     "jaxql.envs.seeding": "episode_seed",
     "jaxql.types": "Episode",
 }
@@ -63,6 +65,10 @@ def make(
     life_loss: bool = False,
     first_env: int = 0,
     mesh: Mesh | None = None,
+    obs_keys: Sequence[str] = (),
+    channels: str = "auto",
+    table: bool | None = None,
+    watchdog_seconds: float = 300.0,
     **atari_settings: Any,
 ) -> Env:
     """Makes B envs: a `HostEnv` of a Gymnasium or Atari env, a `DeviceEnv` of a JAX env.
@@ -71,19 +77,26 @@ def make(
       env: one of
         - an id: `CartPole-v1`, `PongNoFrameskip-v4`, `ALE/Pong-v5`, `module:Id-v0`, `jax:cartpole`, `jax:catch`,
           `jax:deep-sea`, `jax:memory-chain`, `gymnax:NAME`;
-        - a function () -> gymnasium.Env;
+        - a function () -> gymnasium.Env, which makes a new one at every call;
         - a gymnasium.vector.VectorEnv in NEXT_STEP mode that accepts options={"reset_mask": ...};
         - a `JaxEnv`.
       num_envs: B.
       seed: of the run. A sequence of S seeds gives each B / S of the envs, numbered from 0; arrays are then
         [S, B / S, ...].
       purpose: one of `jaxql.envs.seeding.PURPOSES`. Episodes of different purposes have different seeds.
-      env_args: keyword arguments of `gymnasium.make`. For Atari, the settings in `jaxql.envs.atari.SETTINGS`. For
-        `jax:NAME`, the arguments of the function that makes the env. For `gymnax:NAME`, the env's parameters.
+      env_args: keyword arguments of `gymnasium.make`. For Atari, the settings in `jaxql.envs.atari.SETTINGS`, or
+        those of single emulators: obs_type="ram" (or "grayscale", "rgb"), mode, difficulty. For `jax:NAME`, the
+        arguments of the function that makes the env. For `gymnax:NAME`, the env's parameters.
       render: draw frames, for `render()`.
       life_loss: (Atari) `terminated` is also true where a life is lost; the game goes on.
       first_env: index of the first env, if several processes share a batch.
       mesh: the mesh whose devices share the envs of all processes; see `HostEnv`.
+      obs_keys: (Gymnasium) the parts of Dict or Tuple observations to use, as in ("image",); a dot goes into nested
+        parts. Several become one vector. Empty: see `jaxql.envs.observations.adapt_observations`.
+      channels: (Gymnasium) the axis of images that holds their channels: "first", "last", or "auto", by its size.
+      table: (Gymnasium) True: finite observations of several parts, as in Blackjack, become one index of a state.
+        False: a mask of actions in `info` is used beside an index too, as in Taxi; else it is left out.
+      watchdog_seconds: (not JAX envs) the process ends with every thread's stack if a reset or a step takes longer.
       **atari_settings: (Atari) the same as env_args.
 
     Raises:
@@ -98,10 +111,21 @@ def make(
     """
     if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise UserError(f"num_envs={num_envs!r}: the number of envs is a whole number, 1 or greater")
+    from jaxql.envs.options import EnvOptions
+
+    shown = EnvOptions(obs_keys, channels, table, watchdog_seconds)
     options: dict[str, Any] = dict(seed=seed, purpose=purpose, first_env=first_env, mesh=mesh)
     if _is_atari(env):
         settings = {**(env_args or {}), **atari_settings}
-        return _make_atari(env, num_envs, render=render, life_loss=life_loss, settings=settings, **options)
+        return _make_atari(
+            env.removeprefix("ale_py:"),
+            num_envs,
+            shown,
+            render=render,
+            life_loss=life_loss,
+            settings=settings,
+            **options,
+        )
     if atari_settings or life_loss:
         names = ", ".join([*atari_settings, *["life_loss"] * life_loss])
         raise UserError(f"{env}: {names} is for Atari games only; arguments of other envs go into env_args")
@@ -109,23 +133,45 @@ def make(
     from jaxql.envs.jax import named
 
     if named.is_jax(env):
+        if obs_keys or channels != "auto":
+            raise UserError(f"{named.jax_env_id(env)}: obs_keys and channels are for Gymnasium envs")
         return named.device_env(env, num_envs, env_args=env_args or {}, render=render, **options)
-    return gymnasium.host_env(env, num_envs, env_args=env_args or {}, render=render, **options)
+    return gymnasium.host_env(env, num_envs, env_args=env_args or {}, render=render, options=shown, **options)
 
 
-def _make_atari(id: str, num_envs: int, **options: Any) -> Env:
+def _make_atari(
+    id: str,
+    num_envs: int,
+    shown: "EnvOptions",
+    *,
+    render: bool,
+    life_loss: bool,
+    settings: dict[str, Any],
+    **options: Any,
+) -> Env:
     from jaxql.envs import atari
 
     if id not in atari.games():
         known = atari.games()
         raise UserError(atari.hint_for_unsupported_id(id) or f"{id}: there is no such game{nearest(id, known)}")
-    return atari.AtariEnv(id, num_envs, **options)
+    if not atari.is_single(settings):
+        if shown.obs_keys or shown.channels != "auto":
+            raise UserError(f"{id}: obs_keys and channels are for other envs; the layout of Atari games is fixed")
+        options["watchdog_seconds"] = shown.watchdog_seconds
+        return atari.AtariEnv(id, num_envs, render=render, life_loss=life_loss, settings=settings, **options)
+    from jaxql.envs import gymnasium
+
+    if life_loss:
+        raise UserError(f"{id}: life_loss goes with no obs_type, mode or difficulty; set life_loss to False")
+    maker = atari.single_emulators(id, settings, render)
+    return gymnasium.host_env(maker, num_envs, env_args={}, render=render, options=shown, id=id, **options)
 
 
 def identify(env: Any) -> tuple[str, list[str]]:
     """Returns (id, notes) of an env that `make` accepts.
 
-    The id is the one that `make` runs. If that is another version than the one asked for, a note says so.
+    The id is the one that `make` runs. If that is another version than the one asked for, a note says so. A function
+    is called once, and its env is closed.
 
     Raises:
       UserError: one line, for what `make` does not accept.
@@ -139,18 +185,24 @@ def identify(env: Any) -> tuple[str, list[str]]:
     if named.is_jax(env):
         return named.jax_env_id(env), []
     if isinstance(env, str):
-        return (env, []) if _is_atari(env) else gymnasium.current_id(env)
+        return (env.removeprefix("ale_py:"), []) if _is_atari(env) else gymnasium.current_id(env)
     if isinstance(env, gymnasium.VectorEnv):
         return gymnasium.env_id(env), []
     if not callable(env):
         raise UserError(
             f"env={env!r}: it is an id, a function () -> gymnasium.Env, a gymnasium.vector.VectorEnv or a JaxEnv"
         )
-    made: Callable[[], Any] = env
-    probe = made()
-    probe.close()
-    return gymnasium.env_id(probe), []
+    return gymnasium.function_id(env), []
 
 
 def _is_atari(env: Any) -> bool:
-    return isinstance(env, str) and re.match(r"ALE/|.*NoFrameskip-v\d+$", env) is not None
+    if not isinstance(env, str):
+        return False
+    name = env.removeprefix("ale_py:")
+    if re.match(r"ALE/|.*NoFrameskip-v\d+$", name):
+        return True
+    if not re.match(r"\w+Deterministic-v[04]$", name):
+        return False
+    from jaxql.envs import atari
+
+    return name in atari.games()

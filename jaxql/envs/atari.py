@@ -1,20 +1,16 @@
 """Atari games through ALE's own vector env, every setting stated. The only file that imports ale_py (GPL-2.0)."""
 
-import faulthandler
-import math
-import os
 import re
-import sys
-import threading
-import time
-import weakref
+from collections.abc import Callable
 from typing import Any
 
 import ale_py
+import ale_py.env
 import gymnasium
 import numpy as np
 from ale_py.vector_env import AtariVectorEnv
 from gymnasium.vector import AutoresetMode
+from gymnasium.wrappers import FrameStackObservation
 
 from jaxql.envs.host import HostEnv
 from jaxql.errors import UserError, nearest
@@ -35,7 +31,6 @@ SETTINGS: dict[str, tuple[Any, float, float]] = dict(  # name: (default, minimum
     max_num_frames_per_episode=(108_000, 1, 2**31 - 1),
     num_threads=(0, 0, 1000),
     thread_affinity_offset=(-1, -1, 10_000),
-    watchdog_seconds=(300.0, 1.0, math.inf),
 )
 REFUSED = dict(  # settings of ALE that cannot be chosen here, and why
     episodic_life="it restarts the game at each life: use life_loss=True",
@@ -48,17 +43,70 @@ REFUSED = dict(  # settings of ALE that cannot be chosen here, and why
 )
 
 
+SINGLE = {"obs_type": "grayscale", "mode": None, "difficulty": None}  # settings that ALE's vector env lacks
+
+
 def games() -> dict[str, str]:
-    """Returns the supported ids, such as `PongNoFrameskip-v4` or `ALE/Pong-v5`, with the names of their ROMs."""
-    ids = (i for i in gymnasium.registry if i.endswith("NoFrameskip-v4") or i.startswith("ALE/") and i.endswith("-v5"))
-    return {i: gymnasium.registry[i].kwargs["game"] for i in ids}
+    """Returns the supported ids with the names of their ROMs.
+
+    They are `PongNoFrameskip-v4`, `PongDeterministic-v4`, both with -v0 too, and `ALE/Pong-v5`.
+    """
+    known = {}
+    for id, spec in gymnasium.registry.items():
+        if id.startswith("ALE/") and id.endswith("-v5"):
+            known[id] = spec.kwargs["game"]
+        elif re.search(r"NoFrameskip-v[04]$", id) and "ale_py" in str(spec.entry_point):
+            known[id] = known[id.replace("NoFrameskip", "Deterministic")] = spec.kwargs["game"]
+    return known
 
 
 def hint_for_unsupported_id(id: str) -> str:
     """Returns a line with the supported ids of a game, for ids such as `Pong-v4` or `Pong-ram-v5`; '' for others."""
-    name = re.match(r"(?:ALE/)?([A-Za-z0-9]*?)(?:-ram)?(?:Deterministic|NoFrameskip)?(?:-v\d+)?$", id)
+    name = re.match(r"(?:ALE/)?([A-Za-z0-9]*?)(-ram)?(?:Deterministic|NoFrameskip)?(?:-v\d+)?$", id)
     forms = [form for form in (f"{name[1]}NoFrameskip-v4", f"ALE/{name[1]}-v5") if form in games()] if name else []
-    return f"{id}: this form of the game is not run here; use {' or '.join(forms)}" if forms else ""
+    ram = " with --env-arg obs_type=ram" if name and name[2] else ""
+    return f"{id}: this form of the game is not run here; use {' or '.join(forms)}{ram}" if forms else ""
+
+
+def is_single(settings: dict[str, Any]) -> bool:
+    """Returns whether these settings need an emulator for each env: RAM observations, a mode or a difficulty."""
+    return not settings.keys().isdisjoint(SINGLE)
+
+
+def single_emulators(id: str, settings: dict[str, Any], render: bool) -> Callable[[], gymnasium.Env]:
+    """Returns a function that makes one emulator: RAM [128], or frames as they are drawn, stacked.
+
+    Args:
+      id: one of `games()`.
+      settings: obs_type ("ram", "grayscale" or "rgb"), mode, difficulty, and those of `SETTINGS` that one emulator has.
+      render: draw frames.
+
+    Raises:
+      UserError: one line, for a wrong setting.
+    """
+    chosen = SINGLE | {name: value for name, value in settings.items() if name in SINGLE}
+    if chosen["obs_type"] not in ("ram", "grayscale", "rgb"):
+        raise UserError(f"{id}: obs_type={chosen['obs_type']!r}; it is ram, grayscale or rgb")
+    others = {name: value for name, value in settings.items() if name not in SINGLE}
+    allowed = ("repeat_action_probability", "frameskip", "full_action_space", "max_num_frames_per_episode", "stack_num")
+    for name in others:
+        if name not in allowed:
+            raise UserError(
+                f"{id}: {name} goes with no obs_type, mode or difficulty; beside them: {', '.join(allowed)}"
+            )
+    checked = check_settings(id, others)
+    stack = checked["stack_num"]
+    arguments: dict[str, Any] = {name: checked[name] for name in allowed[:-1]} | chosen
+
+    ale_py.ALEInterface.setLoggerMode(ale_py.LoggerMode.Error)  # no banner for every emulator
+
+    def make() -> gymnasium.Env:
+        env: gymnasium.Env = ale_py.env.AtariEnv(
+            game=games()[id], render_mode="rgb_array" if render else None, **arguments
+        )
+        return env if chosen["obs_type"] == "ram" or stack == 1 else FrameStackObservation(env, stack)
+
+    return make
 
 
 def check_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +118,9 @@ def check_settings(id: str, given: dict[str, Any]) -> dict[str, Any]:
       UserError: one line, for an unknown setting, a wrong type or a value out of range.
     """
     settings = {name: default for name, (default, _, _) in SETTINGS.items()}
-    settings["repeat_action_probability"] = 0.25 if id.startswith("ALE/") else 0.0
+    settings["repeat_action_probability"] = 0.25 if id.startswith("ALE/") or id.endswith("-v0") else 0.0
+    if id.startswith("SpaceInvadersDeterministic"):  # with 4, its lasers are never seen
+        settings["frameskip"] = 3
     for name, value in given.items():
         if name not in SETTINGS:
             why = REFUSED.get(name, f"the settings are {', '.join(SETTINGS)}")
@@ -97,44 +147,6 @@ class IsolatedAtariVectorEnv(AtariVectorEnv):
     """ALE's vector env with metadata of its own. ALE would write its autoreset mode into that of all vector envs."""
 
     metadata: dict[str, Any] = {}
-
-
-class Watchdog:
-    """Ends the process, and prints every thread's stack, if an emulator does not answer in time.
-
-    While ALE hangs, Ctrl-C has no effect. ALE waits without the interpreter lock, so a Python thread can watch.
-    `faulthandler.dump_traceback_later` would start a new thread at every step.
-
-    Args:
-      seconds: the longest that the body of `with watchdog:` may take. Time in which the whole process is suspended does
-        not count.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._closed = seconds, threading.Event()
-        self._since: float | None = None
-        threading.Thread(target=self._watch, name="jaxql-atari-watchdog", daemon=True).start()
-
-    def __enter__(self) -> None:
-        self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._since = None
-
-    def close(self) -> None:
-        """Ends the watching thread."""
-        self._closed.set()
-
-    def _watch(self) -> None:
-        interval, before, waited = min(1.0, self._seconds / 4), None, 0.0
-        while not self._closed.wait(interval):  # counted, for a clock runs on while the whole process is suspended
-            since = self._since
-            waited = waited + interval if since is not None and since == before else 0.0
-            before = since
-            if waited > self._seconds:
-                print(f"jaxql: the Atari emulator has not answered for {self._seconds:g} s; leaving", file=sys.stderr)
-                faulthandler.dump_traceback(file=sys.__stderr__ or 2)
-                os._exit(70)
 
 
 class AtariEnv(HostEnv):
@@ -166,14 +178,11 @@ class AtariEnv(HostEnv):
         self.settings = check_settings(id, settings or {})
         self.stack = self.settings["stack_num"]
         self._life_loss, self._lives = life_loss, np.zeros(num_envs, np.int32)
-        watchdog_seconds = self.settings.pop("watchdog_seconds")
         env = self._make_emulators(games()[id], num_envs)
         colour = dict(grayscale=False, img_height=210, img_width=160, stack_num=1)
         self._colour_env = self._make_emulators(games()[id], num_envs, **colour) if render else None
         self._frames = np.zeros((num_envs, 1, 210, 160, 3), np.uint8)
         super().__init__(env, id, **host_options)
-        self._watchdog = Watchdog(watchdog_seconds)
-        weakref.finalize(self, self._watchdog.close)
 
     def _make_emulators(self, game: str, num_envs: int, **changes: Any) -> AtariVectorEnv:
         fixed: dict[str, Any] = dict(episodic_life=False, life_loss_info=False, reward_clipping=False, continuous=False)
@@ -181,10 +190,9 @@ class AtariEnv(HostEnv):
         return IsolatedAtariVectorEnv(game, num_envs, **{**self.settings, **fixed, **changes})
 
     def _step_env(self, action: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        with self._watchdog:
-            obs, reward, terminated, truncated, info = self._env.step(action)
-            if self._colour_env:
-                self._frames = self._colour_env.step(action)[0]
+        obs, reward, terminated, truncated, info = self._env.step(action)
+        if self._colour_env:
+            self._frames = self._colour_env.step(action)[0]
         lives = info["lives"]
         life_lost = (lives < self._lives) & (lives > 0) & self._life_loss
         self._lives = lives
@@ -192,12 +200,16 @@ class AtariEnv(HostEnv):
 
     def _reset_env(self, mask: np.ndarray, seeds: list[int]) -> Any:
         arguments: dict[str, Any] = {"seed": np.array(seeds), "options": None if mask.all() else {"reset_mask": mask}}
-        with self._watchdog:
-            obs, info = self._env.reset(**arguments)
-            if self._colour_env:
-                self._frames, _ = self._colour_env.reset(**arguments)
+        obs, info = self._env.reset(**arguments)
+        if self._colour_env:
+            self._frames, _ = self._colour_env.reset(**arguments)
         self._lives = info["lives"]
         return obs
+
+    @property
+    def step_limit(self) -> int | None:
+        """Steps after which the emulator ends an episode."""
+        return self.settings["max_num_frames_per_episode"] // self.settings["frameskip"]
 
     def render(self) -> list[np.ndarray]:
         """Returns one RGB frame [210, 160, 3] uint8 an env. Raises UserError unless it was made with render=True."""
@@ -207,7 +219,6 @@ class AtariEnv(HostEnv):
 
     def close(self) -> None:
         """Releases the emulators. Closing twice is harmless."""
-        self._watchdog.close()
         super().close()
         if self._colour_env and not self._colour_env.closed:
             self._colour_env.close()

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +11,11 @@ import numpy as np
 
 from jaxql.errors import UserError
 from jaxql.lab.cards import html_card, text_card
-from jaxql.lab.environments import Env, is_compiled
+from jaxql.lab.environments import Env, EnvMaker, is_compiled
 from jaxql.types import MDP, Agent, Array
 
 STEP_CAP = 27_000  # env steps an env: the 108,000 frames of Atari's customary limit
+ENVS_AT_ONCE = 100  # of an evaluation on the host; more episodes are played in turns
 PART = 1_024  # vector steps of one call of the compiled program
 
 
@@ -100,10 +101,14 @@ class Evaluator:
           epsilon: probability of a random action.
           step_cap: an episode that goes on after so many steps is cut, and counted as capped.
         """
+        return _judge([self.play(params, env, key, epsilon=epsilon, step_cap=step_cap)])
+
+    def play(self, params: Any, env: Env, key: Array, *, epsilon: float = 0.0, step_cap: int = STEP_CAP) -> Rows:
+        """Returns the rows of such an evaluation."""
         if not is_compiled(env):
-            return _judge(_play_on_host(self._policy, self._stop, params, env, key, epsilon, step_cap))
+            return _play_on_host(self._policy, self._stop, params, env, key, epsilon, step_cap)
         step = self._step = self._step or env.step
-        return _judge(_play_compiled(self._policy, step, self._stop, params, env, key, epsilon, step_cap))
+        return _play_compiled(self._policy, step, self._stop, params, env, key, epsilon, step_cap)
 
 
 def evaluate(agent: Agent, params: Any, env: Env, key: Array, **options: Any) -> Evaluation:
@@ -111,7 +116,43 @@ def evaluate(agent: Agent, params: Any, env: Env, key: Array, **options: Any) ->
     return Evaluator(agent)(params, env, key, **options)
 
 
-def _judge(rows: Rows) -> Evaluation:
+def evaluate_in_turns(
+    agent: Agent, params: Any, make_env: EnvMaker, episodes: int, seed: int, turn: int = ENVS_AT_ONCE
+) -> Evaluation:
+    """Returns the evaluation of full episodes of which at most `turn` are played at a time.
+
+    Episode i has the seed of env i, whatever the turns. Envs that are JAX programs all play together.
+
+    Args:
+      agent: its `policy` is used.
+      params: of the policy.
+      make_env: an `EnvMaker`.
+      episodes: how many.
+      seed: of the episodes and of the policy's random numbers.
+      turn: the most envs at a time.
+    """
+    evaluator, parts, first = Evaluator(agent), [], 0
+    while first < episodes:
+        count = episodes if make_env.is_compiled else min(turn, episodes - first)
+        first_env: dict[str, Any] = {"first_env": first} if first else {}
+        env = make_env(count, seed=seed, purpose="evaluate", **first_env)
+        try:
+            parts.append(evaluator.play(params, env, jax.random.key(seed)))
+        finally:
+            env.close()
+        first += count
+    return _judge(parts)
+
+
+def _judge(parts: Sequence[Rows]) -> Evaluation:
+    """Returns the evaluation of the episodes of several turns."""
+    judged = [_judge_turn(rows) for rows in parts]
+    returns, lengths, capped = map(np.concatenate, zip(*(numbers for numbers, _ in judged), strict=True))
+    return Evaluation(returns, lengths, capped, len(set().union(*(stories for _, stories in judged))))
+
+
+def _judge_turn(rows: Rows) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], set[tuple[bytes, bytes]]]:
+    """Returns ((returns, lengths, capped), the different stories of actions and rewards)."""
     over = rows.terminated | rows.truncated  # [T, B]
     finished = over.any(axis=0)
     lengths = np.where(finished, over.argmax(axis=0) + 1, len(over))
@@ -120,7 +161,7 @@ def _judge(rows: Rows) -> Evaluation:
     capped = ~finished | rows.truncated[lengths - 1, np.arange(len(lengths))]
     actions, rewards = np.ascontiguousarray(rows.action.T), np.ascontiguousarray(rows.reward.T)
     stories = {(actions[i, :n].tobytes(), rewards[i, :n].tobytes()) for i, n in enumerate(lengths)}
-    return Evaluation(returns, lengths, capped, len(stories))
+    return (returns, lengths, capped), stories
 
 
 def _first_memory(policy: Callable, params: Any, obs: Any, key: Array) -> Any:
@@ -175,6 +216,7 @@ def _play_compiled(
         state, rows, count = _play_part(policy, step, params, state, key, epsilon, played, min(PART, step_cap - played))
         parts.append(jax.tree.map(lambda x, count=int(count): np.asarray(x)[:count], rows))
         played += int(count)
+    env.check(state[0])
     return Rows(*map(np.concatenate, zip(*parts, strict=True)))
 
 

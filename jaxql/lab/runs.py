@@ -16,7 +16,7 @@ from jaxql.errors import UserError
 from jaxql.lab import checkpoint, trust as confirm
 from jaxql.lab.cards import html_card, text_card
 from jaxql.lab.environments import EnvMaker
-from jaxql.lab.evaluation import Evaluation, evaluate
+from jaxql.lab.evaluation import Evaluation, evaluate_in_turns
 from jaxql.lab.files import is_unchanged, read_config, read_metrics
 from jaxql.lab.machine import check_env_memory
 from jaxql.lab.settings import RunSettings, plain, settings as resolve
@@ -86,21 +86,20 @@ class Run:
         """Plays full episodes with the best checkpoint: epsilon 0, raw rewards, seeds of their own."""
         episodes, seed = plain(episodes), plain(seed)
         check_env_memory(self.make_env, episodes, "episodes")
-        env = self.make_env(episodes, seed=seed, purpose="evaluate")
-        try:
-            return evaluate(self.agent, self.best_params(), env, jax.random.key(seed))
-        finally:
-            env.close()
+        return evaluate_in_turns(self.agent, self.best_params(), self.make_env, episodes, seed)
 
-    def record(self, path: str | os.PathLike, seed: int = 0, episodes: int = 1) -> dict[str, Any]:
-        """Writes a video of the best checkpoint at play, .mp4 or .gif; returns {"frames", "episodes", "returns"}."""
+    def record(
+        self, path: str | os.PathLike, seed: int = 0, episodes: int = 1, max_steps: int | None = None
+    ) -> dict[str, Any]:
+        """Writes a video of the best checkpoint at play, .mp4 or .gif; returns what `jaxql.lab.video.record` does."""
         from jaxql.lab import video
 
         episodes, seed = plain(episodes), plain(seed)
         env = self.make_env(1, seed=seed, purpose="record", render=True)
         try:
             key = jax.random.key(seed)
-            return video.record(env, self.agent.policy, self.best_params(), Path(path), key=key, episodes=episodes)
+            params, policy = self.best_params(), self.agent.policy
+            return video.record(env, policy, params, Path(path), key=key, episodes=episodes, step_cap=max_steps)
         finally:
             env.close()
 
@@ -176,7 +175,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 def _make_again(folder: Path, record: dict[str, Any]) -> Run:
     """Returns the run of a checked config.json."""
-    entry, make_env = agents.entry_of(record["agent"]), EnvMaker(record["env"], record["env_args"])
+    entry, make_env = agents.entry_of(record["agent"]), EnvMaker.from_record(record)
     config, run_settings = resolve(entry, record["env"], **record["settings"])
     env = make_env(1, seed=0, purpose="evaluate")
     try:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from gymnasium.vector import VectorEnv
@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from jaxql import agents, kernels
 from jaxql.agents.config import AgentConfig, bounded
 from jaxql.agents.state import hyper_of
+from jaxql.envs import EnvOptions
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
 from jaxql.lab.environments import EnvMaker
@@ -52,6 +53,9 @@ def train(
     out: str | os.PathLike | None = None,
     preset: str | None = None,
     env_args: dict[str, Any] | None = None,
+    obs_keys: Sequence[str] = (),
+    channels: Literal["auto", "first", "last"] = "auto",
+    watchdog_seconds: float = 300.0,
     init_from: str | os.PathLike | None = None,
     network: Network | str | None = None,
     callback: Callable[[dict[str, Any]], Any] | None = None,
@@ -71,6 +75,7 @@ def train(
         the run folders seedK.
       preset: named settings of the agent; None takes those tuned for this agent and env.
       env_args: keyword arguments of the env.
+      obs_keys, channels, watchdog_seconds: see `jaxql.envs.make`.
       init_from: a run folder whose best parameters this run starts from.
       network: replaces the one that the settings name: a `Network`, the name of another one, or the "module:name" of
         a `Network` or of a function (EnvSpec) -> Network, which a run can be reopened with.
@@ -90,7 +95,8 @@ def train(
     named = network if isinstance(network, str) and ":" in network else None
     if isinstance(network, str) and not named:
         settings["network"], network = network, None
-    make_env = EnvMaker(env, env_args or {})
+    shown = EnvOptions(obs_keys, channels, _keeps_table(entry), watchdog_seconds)
+    make_env = EnvMaker(env, env_args or {}, shown)
     if isinstance(env, VectorEnv):
         if env.num_envs % seeds:
             raise UserError(f"{make_env.id}: its {env.num_envs} envs cannot be split evenly among {seeds} seeds")
@@ -99,8 +105,7 @@ def train(
     config, shortened = _shorten_warmup(config, run_settings)
     record = {
         "agent": name,
-        "env": make_env.id,
-        "env_args": env_args or {},
+        **make_env.record(),
         "seed": seed,
         "preset": preset,
         "init_from": str(init_from) if init_from else None,
@@ -114,12 +119,13 @@ def train(
     env_seed = every if seeds > 1 else seed
     made = make_env(seeds * config.num_envs, seed=env_seed, purpose="train", life_loss=config.life_loss)
     try:
+        make_env.check(made)
         one = entry.make(config, made.spec, network_named(named, made.spec) if named else network)
         kernels.forget_notes()
         shapes = jax.eval_shape(one.init, jax.random.key(seed), made.spec.obs, hyper_of(config))
         needed = memory_report(shapes, seeds)
         twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
-        lines = (*make_env.notes, *shortened, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
+        lines = (*made.notes, *shortened, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
         initial = load_params(init_from, shapes.params) if init_from else None
         with contextlib.ExitStack() as stack:
             files = [
@@ -136,6 +142,13 @@ def train(
     finally:
         if not isinstance(env, VectorEnv):  # who made it closes it
             made.close()
+
+
+def _keeps_table(entry: agents.AgentEntry) -> bool | None:
+    """Returns whether an agent keeps a table, or None of one that was made outside the package."""
+    if entry.config is OutsideConfig:
+        return None
+    return "network" not in {field.name for field in dataclasses.fields(entry.config)}
 
 
 def _seeds(seed: int, seeds: int) -> range:

@@ -1,6 +1,7 @@
 """Videos of a policy: recorded frame by frame to .mp4 or .gif, and shown in a notebook."""
 
 import base64
+import dataclasses
 import html
 import importlib
 import itertools
@@ -15,9 +16,11 @@ import jax
 import numpy as np
 
 from jaxql.errors import UserError
+from jaxql.lab.evaluation import STEP_CAP
 from jaxql.types import Env
 
 SUFFIXES = (".mp4", ".gif")
+FREE_STEP_CAP = 3_000  # steps of an episode of an env without a limit of its own
 MIN_PIXELS = 256  # the longer side of a small frame is enlarged to this at least
 
 
@@ -106,7 +109,8 @@ def record(
     key: jax.Array,
     episodes: int = 1,
     max_steps: int | None = None,
-    fps: float = 30,
+    step_cap: int | None = None,
+    fps: float | None = None,
     epsilon: float = 0.0,
     memory: Any = (),
 ) -> dict[str, Any]:
@@ -120,23 +124,41 @@ def record(
       key: step t draws from `fold_in(key, t)`.
       episodes: the number of episodes to play.
       max_steps: stop after so many valid steps, even within an episode.
-      fps: see `write_video`.
+      step_cap: an episode that goes on after so many steps is cut. None: 27,000, or 3,000 where the env has no limit.
+      fps: see `write_video`. None: the env's own, or else 30.
       epsilon: probability of a random action.
       memory: the policy's memory at the start of an episode.
 
     Returns:
-      {"episodes": number of finished ones, "returns": their unclipped returns, "frames": number of frames written}
+      {"episodes": number of them, "returns": their unclipped returns, "frames": number of frames written, "capped": how
+      many were cut, "step_cap": at which step}
 
     Raises:
       UserError: as `write_video`; B above 1; an env without frames; episodes or max_steps below 1.
     """
     if env.spec.num_envs != 1:
         raise UserError(f"recording needs one env, and there are {env.spec.num_envs}: use num_envs=1")
-    if episodes < 1 or (max_steps is not None and max_steps < 1):
-        raise UserError(f"episodes={episodes}, max_steps={max_steps}: both must be at least 1")
-    returns: list[float] = []
-    frames = _played_frames(env, jax.jit(policy), params, key, epsilon, memory, returns, episodes, max_steps)
-    return {"frames": write_video(path, frames, fps), "episodes": len(returns), "returns": returns}
+    if episodes < 1 or min(x for x in (max_steps, step_cap, 1) if x is not None) < 1:
+        raise UserError(f"episodes={episodes}, max_steps={max_steps}, step_cap={step_cap}: all must be at least 1")
+    cap = step_cap or (STEP_CAP if env.step_limit else FREE_STEP_CAP)
+    played = Played([], 0)
+    frames = _played_frames(env, jax.jit(policy), params, key, epsilon, memory, played, episodes, max_steps, cap)
+    count = write_video(path, frames, fps or env.render_fps or 30)
+    return {
+        "frames": count,
+        "episodes": len(played.returns),
+        "returns": played.returns,
+        "capped": played.capped,
+        "step_cap": cap,
+    }
+
+
+@dataclasses.dataclass
+class Played:
+    """The episodes that were recorded."""
+
+    returns: list[float]
+    capped: int  # how many were cut
 
 
 def _played_frames(
@@ -146,26 +168,36 @@ def _played_frames(
     key: jax.Array,
     epsilon: float,
     initial_memory: Any,
-    returns: list[float],
+    played: Played,
     episodes: int,
     max_steps: int | None,
+    step_cap: int,
 ) -> Iterator[np.ndarray]:
-    """Yields the frames, and appends to `returns` as episodes end."""
+    """Yields the frames, and adds to `played` as episodes end."""
     obs, memory, steps = env.reset(), initial_memory, 0
+    length, total = 0, 0.0  # of the present episode
     env_state = env.state
     env.take_episodes()  # drops episodes that finished before
     yield _render(env)
     for t in itertools.count():
         action, memory = policy(params, obs, memory, jax.random.fold_in(key, t), epsilon)
-        env_state, (obs, _, _, _, valid) = env.step(env_state, action)
+        env_state, (obs, reward, _, _, valid) = env.step(env_state, action)
         if bool(np.asarray(valid)[0]):
-            steps += 1
+            steps, length, total = steps + 1, length + 1, total + float(np.asarray(reward)[0])
         else:  # the env has reset itself
-            memory = initial_memory
-        returns.extend(float(episode.return_) for episode in env.take_episodes())
+            memory, length, total = initial_memory, 0, 0.0
+        finished = env.take_episodes()
+        played.returns.extend(float(episode.return_) for episode in finished)
         yield _render(env)
-        if len(returns) >= episodes or steps == max_steps:
+        if not finished and length == step_cap:
+            played.returns.append(total)
+            played.capped += 1
+        if len(played.returns) >= episodes or steps == max_steps:
             return
+        if not finished and length == step_cap:
+            obs, memory, length, total = env.reset(), initial_memory, 0, 0.0
+            env_state = env.state
+            yield _render(env)
 
 
 def _render(env: Env) -> np.ndarray:

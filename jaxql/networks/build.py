@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxql.networks.masks import observation_of
 from jaxql.networks.q_network import QNetwork, from_flax
@@ -24,10 +23,15 @@ CONVOLUTIONAL = {  # features, kernel size and stride of each convolution; width
 
 
 def is_image(spec: EnvSpec) -> bool:
-    """Returns whether observations are bytes [B, stack, H, W] or [B, H, W, C], or small [B, H, W, C] of any dtype."""
+    """Returns whether observations are images [B, H, W, C], or stacks [B, stack, H, W] or [B, stack, H, W, C]."""
     obs = observation_of(spec.obs)
-    image = isinstance(obs, jax.ShapeDtypeStruct) and obs.ndim == 4
-    return image and (obs.dtype == jnp.uint8 or max(obs.shape[1:3]) < 36 and spec.stack == 1)
+    return isinstance(obs, jax.ShapeDtypeStruct) and (obs.ndim == 4 or obs.ndim == 5)
+
+
+def is_stack(spec: EnvSpec) -> bool:
+    """Returns whether images are stacks of frames: axis 1 counts frames, of which there may be only one."""
+    obs = observation_of(spec.obs)
+    return spec.stack > 1 or obs.ndim == 5 or obs.shape[1] == 1
 
 
 def accepts(name: str, spec: EnvSpec) -> bool:
@@ -39,7 +43,7 @@ def accepts(name: str, spec: EnvSpec) -> bool:
     """
     if name == "mlp" or not is_image(spec):
         return name == "mlp"
-    side = min(observation_of(spec.obs).shape[2:] if spec.stack > 1 else observation_of(spec.obs).shape[1:3])
+    side = min(observation_of(spec.obs).shape[2:4] if is_stack(spec) else observation_of(spec.obs).shape[1:3])
     for _, size, stride in CONVOLUTIONAL.get(name, [()])[0]:  # impala-cnn pads: it reads any image
         side = (side - size) // stride + 1
     return side > 0
@@ -72,7 +76,7 @@ def make_network(
     else:
         convolutions, own = CONVOLUTIONAL[name]
         layers = dict(convolutions=tuple((width * features, *shape) for features, *shape in convolutions))
-    return wrapped(module(spec.num_actions, (dense_width or own,), channels_first=spec.stack > 1, **layers, **variant))
+    return wrapped(module(spec.num_actions, (dense_width or own,), channels_first=is_stack(spec), **layers, **variant))
 
 
 def shrink_and_perturb(params: Any, fresh: Any, keep: Array | float) -> Any:

@@ -46,7 +46,7 @@ class QNetwork(nn.Module):
     num_states: int | None = None  # observations are indices below it
     convolutions: Sequence[tuple[int, int, int]] = ()  # features, kernel size and stride of each
     stages: Sequence[int] = ()  # channels of the stages of `Impala`, in their place
-    channels_first: bool = False  # images are [N, C, H, W], as stacks of frames are, and not [N, H, W, C]
+    channels_first: bool = False  # images are stacks of frames, [N, stack, H, W] or [N, stack, H, W, C]
     outputs: int | None = None
     fractions: int = 0  # above 0: so many are drawn, and the result is (quantiles [N, A, K], fractions [N, K])
     proposes: bool = False  # the fractions are proposed, not drawn, and the result is `FullQuantiles`
@@ -114,9 +114,10 @@ class QNetwork(nn.Module):
         if self.num_states is not None:
             return jax.nn.one_hot(obs, self.num_states, dtype=dtype)
         if self.convolutions or self.stages:
-            obs = jnp.moveaxis(obs, -3, -1) if self.channels_first else obs
-            obs = obs.astype(dtype) / (255 if obs.dtype == jnp.uint8 else 1)
-        x = obs.astype(dtype)
+            if self.channels_first:  # of colour frames too, whose channels become one axis
+                obs = jnp.moveaxis(obs, 1, -1)
+                obs = obs.reshape(*obs.shape[:3], -1)
+        x = obs.astype(dtype) / (255 if obs.dtype == jnp.uint8 else 1)
         for convolution in self.convolutions:
             x = activated(Conv(*convolution, self.convolution, bfloat16=self.bfloat16)(x), self.layer_norm)
         if self.stages:

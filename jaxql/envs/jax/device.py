@@ -11,7 +11,7 @@ from jaxql import loop
 from jaxql.envs.jax.autoreset import AutoresetState, autoreset
 from jaxql.envs.jax.protocol import JaxEnv
 from jaxql.envs.seeding import episode_seed, split_among_seeds
-from jaxql.errors import UserError
+from jaxql.errors import EnvError, UserError
 from jaxql.types import MDP, Agent, Array, Episode, StepResult
 
 
@@ -21,6 +21,8 @@ class EpisodeStats(NamedTuple):
     envs: AutoresetState
     returns: Array  # [..., B]
     lengths: Array  # [..., B]
+    num_steps: Array  # [] vector steps since the reset
+    fault: Array  # [3] int32: 1 + the first step with a value that is not allowed, its env, its field; 0 if none
 
 
 class StepLog(NamedTuple):
@@ -60,6 +62,8 @@ class DeviceEnv:
     """
 
     notes = ()
+    render_fps: float | None = None
+    step_limit: int | None = None
 
     def __init__(
         self,
@@ -82,6 +86,10 @@ class DeviceEnv:
         self._begin = jax.jit(jax.vmap(begin) if self._many_seeds else begin)
         self._step = jax.vmap(step) if self._many_seeds else step
         self._compiled_step = jax.jit(self.step)
+        named = jax.tree_util.tree_leaves_with_path(self.spec.obs)
+        parts = [f"observation{jax.tree_util.keystr(path)}" for path, _ in named]
+        self._fields = ("reward", *parts)
+        self._indices = {i for i, (_, x) in enumerate(named, start=1) if x.dtype.kind in "iu" and self.spec.num_states}
         self.state: Any = None  # an EpisodeStats after `reset`
 
     def reset(self) -> Any:
@@ -90,7 +98,9 @@ class DeviceEnv:
         self._num_resets += 1
         envs, obs = self._begin(keys if self._many_seeds else keys[0])
         returns = jnp.zeros(envs.needs_reset.shape)
-        self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32))
+        fault = self._find_fault(jnp.zeros(returns.shape), obs, jnp.int32(0))
+        self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32), jnp.int32(0), fault)
+        self.check(self.state)
         return obs
 
     def step(self, env_state: EpisodeStats, action: Any, /) -> tuple[EpisodeStats, StepResult[Array]]:
@@ -98,13 +108,39 @@ class DeviceEnv:
         envs, result = self._step(env_state.envs, action)
         keep = jnp.where(result.valid, 1, 0)  # a reset drops the scores of the episode before
         returns, lengths = keep * env_state.returns + result.reward, keep * (env_state.lengths + 1)
-        return EpisodeStats(envs, returns, lengths), result
+        num_steps = env_state.num_steps + 1
+        found = self._find_fault(result.reward, result.next_obs, num_steps)
+        fault = jnp.where(env_state.fault[0] > 0, env_state.fault, found)
+        return EpisodeStats(envs, returns, lengths, num_steps, fault), result
+
+    def check(self, env_state: EpisodeStats) -> None:
+        """Raises EnvError if a reward or an observation was not finite, or an index was no state, by then."""
+        tick, env_index, field = np.asarray(env_state.fault).tolist()
+        if tick:
+            name = self._fields[field]
+            why = (
+                "is not finite" if field not in self._indices else f"is not one of 0..{(self.spec.num_states or 0) - 1}"
+            )
+            raise EnvError(f"{self.id}: at tick {tick - 1} the {name} of env {env_index} {why}")
+
+    def _find_fault(self, reward: Array, obs: Any, tick: Array) -> Array:
+        """Returns [1 + tick, env, field] of the first value that is not allowed, or zeros."""
+        num_envs = reward.size
+        bad = [~jnp.isfinite(reward).reshape(num_envs)]
+        for i, x in enumerate(jax.tree.leaves(obs), start=1):
+            x = x.reshape(num_envs, -1)
+            wrong = ~jnp.isfinite(x) if i not in self._indices else (x < 0) | (x >= (self.spec.num_states or 0))
+            bad.append(jnp.any(wrong, axis=1))
+        place = jnp.argmax(jnp.stack(bad))
+        found = jnp.stack([tick + 1, place % num_envs, place // num_envs]).astype(jnp.int32)
+        return jnp.where(jnp.any(jnp.stack(bad)), found, 0)
 
     def tick(self, action: Any, idle: np.ndarray | None = None) -> StepResult[np.ndarray]:
         """Steps every env and returns NumPy arrays, except for the observations. `idle` changes nothing here."""
         if self.state is None:
             raise UserError(f"{self.id}: call reset() before tick()")
         self.state, result = self._compiled_step(self.state, np.asarray(action, np.int32))
+        self.check(self.state)
         returns, lengths, arrays = jax.device_get((self.state.returns, self.state.lengths, result[1:]))
         result = StepResult(result.next_obs, *arrays)
         self._add_finished(result.terminated | result.truncated, returns, lengths)
@@ -119,7 +155,8 @@ class DeviceEnv:
         """Returns play(carry, warmup, rounds) -> (carry, metrics): `loop.train` as one compiled program.
 
         The same program serves every `warmup` up to `max_warmup` and every `rounds` up to `max_rounds`. The carry is
-        (agent's state, `state`, observations); the agent's state in it is donated. Leaves of the metrics are
+        (agent's state, `state`, observations); the agent's state in it is donated. EnvError is raised if a reward or an
+        observation was not finite. Leaves of the metrics are
         [rounds, ...] NumPy arrays. Finished episodes are there for `take_episodes`.
 
         Args:
@@ -133,6 +170,7 @@ class DeviceEnv:
 
         def play(carry: Carry, warmup: int, rounds: int) -> tuple[Carry, Any]:
             carry, metrics, log = compiled(*carry, warmup, rounds)
+            self.check(carry[1])
             metrics, log = jax.device_get((metrics, log))
             for t in np.flatnonzero(log.ends.reshape(len(log.ends), -1).any(axis=1)):
                 self._add_finished(log.ends[t], log.returns[t], log.lengths[t])
