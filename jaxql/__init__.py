@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     )
     from jaxql.agents import REGISTRY as REGISTRY, AgentEntry as AgentEntry
     from jaxql.errors import UserError as UserError
+    from jaxql.lab.export import load_policy as load_policy
+    from jaxql.lab.resuming import resume as resume
     from jaxql.lab.runs import Run as Run, open_run as open_run
     from jaxql.lab.training import train as train
     from jaxql.types import (
@@ -43,6 +45,8 @@ _HOMES = {
     " tabular types",
     ".agents": "REGISTRY AgentEntry",
     ".errors": "UserError",
+    ".lab.export": "load_policy",
+    ".lab.resuming": "resume",
     ".lab.runs": "Run open_run",
     ".lab.training": "train",
     ".types": "MDP Agent Network Replay EnvSpec Step Transition",

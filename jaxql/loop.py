@@ -142,4 +142,5 @@ def jit_agent(agent: Agent) -> Agent:
         observe=jax.jit(agent.observe, donate_argnums=0),
         learn=jax.jit(agent.learn, donate_argnums=0),
         policy=jax.jit(agent.policy),
+        q_values=jax.jit(agent.q_values) if agent.q_values else None,
     )

@@ -180,6 +180,14 @@ class PolicyFn(Protocol):
         ...
 
 
+class ValuesFn(Protocol):
+    """Evaluates actions as the policy does."""
+
+    def __call__(self, params: Any, obs: Any, memory: Any, /) -> tuple[Array, Any]:
+        """Returns action values [B, A] and the memory after `obs`; illegal actions are worth -inf."""
+        ...
+
+
 class Agent(NamedTuple):
     """Pure functions of one immutable state."""
 
@@ -189,6 +197,7 @@ class Agent(NamedTuple):
     learn: LearnFn
     policy: PolicyFn
     learns_last: bool = False  # True for table and on-policy agents: they learn from the rows just observed
+    q_values: ValuesFn | None = None  # None: an agent that has no action values to show
 
 
 class MDP(NamedTuple):
@@ -278,6 +287,10 @@ class Env(Protocol):
 
     def reset(self) -> Any:
         """Starts the next episode of every env and returns the observations [B, ...]."""
+        ...
+
+    def skip_resets(self, count: int) -> None:
+        """Leaves out the episodes that the next `count` calls of `reset` would start."""
         ...
 
     def step(self, env_state: Any, action: Any, /) -> tuple[Any, StepResult[Array]]:

@@ -200,7 +200,7 @@ def dqn(
     def q_values(params: Any, obs: Any, key: Array | None) -> Array:
         return legal(head.q_values(network.apply(params, obs, key=key if draws else None)[0]), obs)
 
-    act, policy = epsilon_greedy_on(q_values)
+    act, policy, evaluate = epsilon_greedy_on(q_values)
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
         params, ring = network.init(derive_key(key, INIT, 0, unrolled=False), obs), replay.init(zero_step(obs))
@@ -252,7 +252,7 @@ def dqn(
         params, target_params, opt_state = jax.lax.cond(any_in_batch(due), fresh, lambda *learned: learned, *learned)
         return state._replace(params=params, target=target_params, opt_state=opt_state)
 
-    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
+    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate)
 
 
 ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN)

@@ -44,7 +44,7 @@ def iteration(num_states: int, num_actions: int, *, on: str, gradient_steps: int
     Its params hold "q_values" [S, A], from which it acts, and for `on="values"` the "values" [S] that are swept.
     State-action pairs never tried are worth 0, and so is an illegal action, which no maximum counts.
     """
-    act, policy = epsilon_greedy_on(lambda params, obs, key: masked_values(params["q_values"], obs))
+    act, policy, evaluate = epsilon_greedy_on(lambda params, obs, key: masked_values(params["q_values"], obs))
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
         tables = {"q_values": jnp.zeros((num_states, num_actions)), "values": jnp.zeros(num_states)}
@@ -79,7 +79,7 @@ def iteration(num_states: int, num_actions: int, *, on: str, gradient_steps: int
         params, metrics = jax.lax.scan(sweep, state.params, None, gradient_steps)
         return state._replace(params=params, updates=state.updates + gradient_steps), metrics
 
-    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, learns_last=True)
+    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate, learns_last=True)
 
 
 VALUE_ITERATION = AgentEntry(Config, functools.partial(make, on="values"), {}, presets.ITERATION)

@@ -174,7 +174,9 @@ def pqn(
         state, _, metrics = scan_updates(epoch, state, (), length=epochs)
         return state, jax.tree.map(lambda x: x.reshape(-1), metrics)
 
-    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, learns_last=True)
+    return Agent(
+        init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=network.apply, learns_last=True
+    )
 
 
 ENTRY = AgentEntry(Config, make, {}, presets.PQN)

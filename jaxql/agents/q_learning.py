@@ -62,7 +62,7 @@ def make(config: Config, spec: EnvSpec, network: Network | None = None) -> Agent
 
 def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0) -> Agent:
     """Returns the agent; its params are {"q_values": [S, A]}. A round is one vector step and one update."""
-    act, policy = epsilon_greedy_on(lambda params, obs, key: masked_values(params["q_values"], obs))
+    act, policy, evaluate = epsilon_greedy_on(lambda params, obs, key: masked_values(params["q_values"], obs))
 
     def init(key: Array, obs: Any, hyper: Hyper) -> State:
         params = {"q_values": jnp.full((num_states, num_actions), float(initial_value))}
@@ -92,7 +92,7 @@ def q_learning(num_states: int, num_actions: int, *, initial_value: float = 0.0)
         state = state._replace(params={"q_values": table}, updates=state.updates + 1)
         return state, jax.tree.map(lambda x: jnp.asarray(x)[None], metrics)
 
-    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, learns_last=True)
+    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate, learns_last=True)
 
 
 ENTRY = AgentEntry(Config, make, {}, presets.Q_LEARNING)

@@ -150,7 +150,7 @@ def r2d2(
         ring = stored._replace(priorities=priorities[0], max_priorities=priorities[1])
         return state._replace(data=Data(after_read(ring, metrics["loss"][-1]), memory)), metrics
 
-    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy)
+    return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=network.apply)
 
 
 ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS)

@@ -86,8 +86,12 @@ def count_step(state: State, step: Step, data: Any) -> State:
     return state._replace(data=data, vector_steps=state.vector_steps + 1, env_steps=env_steps)
 
 
-def epsilon_greedy_on(q: Callable[[Any, Any, Array | None], Array]) -> tuple[Callable, Callable]:
-    """Returns (act, policy) of an agent whose action values are q(params, obs, key) [B, A]; the policy gives no key."""
+def epsilon_greedy_on(q: Callable[[Any, Any, Array | None], Array]) -> tuple[Callable, Callable, Callable]:
+    """Returns (act, policy, q_values) of an agent without memory.
+
+    Args:
+      q: (params, obs, key) -> action values [B, A]; the policy gives no key.
+    """
 
     def policy(params, obs, memory, key, epsilon=0.0):
         return explore.epsilon_greedy(key, q(params, obs, None), epsilon), memory
@@ -96,4 +100,7 @@ def epsilon_greedy_on(q: Callable[[Any, Any, Array | None], Array]) -> tuple[Cal
         values = q(state.params, obs, derive_key(state.key, ACT_DRAWS, state.vector_steps, unrolled=False))
         return explore.epsilon_greedy(derive_key(state.key, ACT, state.vector_steps), values, epsilon_of(state)), ()
 
-    return act, policy
+    def q_values(params, obs, memory):
+        return q(params, obs, None), memory
+
+    return act, policy, q_values

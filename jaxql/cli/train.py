@@ -29,6 +29,7 @@ class Options:
     channels: Literal["auto", "first", "last"] = "auto"  # axis of images that holds their channels
     watchdog_seconds: float = 300.0  # the process ends if a step of the envs takes longer
     init_from: str | None = None  # run folder whose best parameters to start from
+    resume_or_start: bool = False  # if --out holds this run, go on with it, or say that it is finished
 
 
 def run(argv: list[str]) -> int:
@@ -67,11 +68,18 @@ def run(argv: list[str]) -> int:
         channels=given.channels,
         watchdog_seconds=given.watchdog_seconds,
         init_from=given.init_from,
+        resume_or_start=given.resume_or_start,
         **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
-    signal = max(each.interrupted for each in (done if isinstance(done, list) else [done]))
-    return 128 + signal if signal else 0
+    return exit_code(done)
+
+
+def exit_code(done: Any) -> int:
+    """Returns 0, or the code of the signal that ended one of the runs."""
+    from jaxql.lab.signals import exit_code
+
+    return max(exit_code(each.interrupted) for each in (done if isinstance(done, list) else [done]))
 
 
 def _own_network(argv: list[str]) -> tuple[str | None, list[str]]:

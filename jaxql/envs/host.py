@@ -234,6 +234,10 @@ class HostEnv:
         self._finished = []
         return obs if at_start is None else self._to_agent(at_start)
 
+    def skip_resets(self, count: int) -> None:
+        """Leaves out the next `count` episodes of every env, as that many calls of `reset` would."""
+        self._episode += count
+
     def _restart_episodes(self, episode: np.ndarray, mask: np.ndarray) -> Any:
         if not mask.any():
             return None

@@ -52,7 +52,7 @@ def save(path: str | os.PathLike, tree: Any, metadata: dict[str, Any]) -> None:
     ({'w': Array([0, 1, 2], dtype=int32)}, {'env_steps': 7})
     """
     folder, name = Path(path).parent, Path(path).name
-    arrays, keys = _named_arrays(tree)
+    arrays, keys = named_arrays(tree)
     record: dict[str, Any] = {"format": FORMAT, "version": VERSION, "keys": keys, "metadata": _plain(metadata)}
     before = _arrays_in_use(folder, name)
     try:
@@ -85,7 +85,7 @@ def load(path: str | os.PathLike, like: Any = None) -> tuple[Any, dict[str, Any]
     if unknown := manifest["keys"].keys() - arrays.keys():
         raise _damaged(path, f"the manifest names a key {min(unknown)!r:.60}, and there is no such array")
     leaves = {name: _with_key(path, name, array, manifest["keys"].get(name)) for name, array in arrays.items()}
-    return (_nested(path, leaves) if like is None else _restore(path, leaves, like)), manifest["metadata"]
+    return (_nested(path, leaves) if like is None else restored(path, leaves, like)), manifest["metadata"]
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, Any]:
@@ -106,8 +106,12 @@ def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Returns the leaves by name, and the implementation of those that are PRNG keys."""
+def named_arrays(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Returns the leaves by name, and the implementation of those that are PRNG keys.
+
+    Raises:
+      UserError: as `save` does.
+    """
     arrays, keys = {}, {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         name = _leaf_name(path)
@@ -315,7 +319,8 @@ def _nested(path: Any, leaves: dict[str, Any]) -> Any:
     return tree[""] if list(leaves) == [""] else tree
 
 
-def _restore(path: Any, leaves: dict[str, Any], like: Any) -> Any:
+def restored(path: Any, leaves: dict[str, Any], like: Any) -> Any:
+    """Returns the leaves by name as a tree like `like`. Raises UserError as `load` does."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     wanted = [(_leaf_name(keys), leaf) for keys, leaf in paths]
     for name, _ in wanted:

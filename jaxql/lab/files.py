@@ -27,18 +27,28 @@ from jaxql.lab.disk import write_file
 from jaxql.lab.events import EventFile
 from jaxql.lab.tables import Table, read_table
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 PACKAGES = ("jaxql", "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "ale-py")
 TIMING = ("env_steps", "seconds", "steps_per_second")
 LONGEST_NAME = 200  # letters of a default folder's name; file systems take 255 bytes
 
 
-def default_folder(agent: str, env: str, seed: int, root: str | os.PathLike = "runs") -> Path:
+def default_folder(agent: str, env: str, seed: int, last: int | None = None, root: str | os.PathLike = "runs") -> Path:
     """Returns the first free one of `runs/<agent>-<env>-seed<seed>`, the same with `-2`, `-3`, ...
+
+    With `last`, the folder is that of the seeds from `seed` to `last`.
 
     >>> default_folder("dqn", "ALE/Pong-v5", 0).as_posix()
     'runs/dqn-ALE-Pong-v5-seed0'
+    >>> default_folder("dqn", "CartPole-v1", 0, last=4).as_posix()
+    'runs/dqn-CartPole-v1-seeds0-4'
     """
-    name = re.sub(r"[^\w.+-]+", "-", f"{agent}-{env}")[:LONGEST_NAME] + f"-seed{seed}"
+    name = re.sub(r"[^\w.+-]+", "-", f"{agent}-{env}")[:LONGEST_NAME]
+    name += f"-seed{seed}" if last is None else f"-seeds{seed}-{last}"
     folder, count = Path(root) / name, 1
     while folder.exists():
         count += 1
@@ -120,6 +130,7 @@ class RunFiles:
             read_config(self.folder)
         else:
             self._made = _claim(self.folder, config)
+        self._lock = _lock(self.folder)
         try:
             self._metrics = Table(self.folder / "metrics.csv")
             self._timing = Table(self.folder / "timing.csv", TIMING)
@@ -171,6 +182,10 @@ class RunFiles:
             self._events.forget(env_steps + 1)
         self._last = (env_steps, 0.0)
 
+    def write_result(self, result: dict[str, Any]) -> None:
+        """Writes result.json. Raises OSError."""
+        write_file(self.folder / "result.json", (json.dumps(result, indent=2, allow_nan=False) + "\n").encode())
+
     def check_present(self) -> None:
         """Raises UserError if the folder was deleted or replaced."""
         if not (self.folder / "config.json").exists():
@@ -181,6 +196,9 @@ class RunFiles:
         for file in (self._metrics, self._timing, self._events):
             if file:
                 file.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
     def __enter__(self) -> "RunFiles":
         return self
@@ -199,6 +217,44 @@ class RunFiles:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         _remove_folders(self._made)
+
+
+def _lock(folder: Path) -> int | None:
+    """Returns the descriptor of the locked folder, which a kill unlocks; None where folders cannot be locked.
+
+    Raises:
+      UserError: another process trains in the folder.
+    """
+    if fcntl is None:
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"{folder} is in use: another process trains in it; wait for it or stop it") from error
+    except OSError:  # a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
+    """Returns result.json of a run, or None if the run is not finished.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = Path(folder) / "result.json"
+    try:
+        result = json.loads(path.read_bytes())
+    except OSError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: not JSON") from error
+    if not isinstance(result, dict):
+        raise UserError(f"{path} is damaged: not a JSON object")
+    return result
 
 
 def read_config(folder: str | os.PathLike) -> dict[str, Any]:

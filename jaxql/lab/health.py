@@ -49,6 +49,17 @@ class Health:
         self._longest = 1
         self._first: float | None = None  # the first mean action value
 
+    def numbers(self) -> list[float]:
+        """Returns what was noted so far, for `restore`."""
+        first = math.nan if self._first is None else self._first
+        return [self._finite, self._reward, self._return, self._longest, first]
+
+    def restore(self, numbers: Sequence[float]) -> None:
+        """Goes on from the `numbers` of another one."""
+        finite, self._reward, self._return, longest, first = map(float, numbers)
+        self._finite, self._longest = bool(finite), int(longest)
+        self._first = None if math.isnan(first) else first
+
     def problem(self, metrics: dict[str, np.ndarray], episodes: Sequence[Episode], signs: Signs) -> str | None:
         """Returns what is wrong, in a few words, or None.
 

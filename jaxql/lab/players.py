@@ -31,6 +31,8 @@ class Part(NamedTuple):
 class Player(Protocol):
     """Plays up to `warmup` vector steps without learning and then up to `rounds` rounds: at least one step of them."""
 
+    unfinished: int  # vector steps that were played of a round that was left; the next part plays the rest of it
+
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part: ...
 
 
@@ -56,13 +58,16 @@ class HostPlayer:
     """Plays step by step, with the agent's functions compiled."""
 
     def __init__(self, env: Env, agent: Agent, rollout_length: int, watch: Watch):
-        self._train = functools.partial(loop.train, loop.jit_agent(agent), env.step, rollout_length=rollout_length)
-        self._watch = watch
+        self._train, self._length = functools.partial(loop.train, loop.jit_agent(agent), env.step), rollout_length
+        self._watch, self.unfinished = watch, 0
 
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
         scan = _PartialScan(self._watch, time.monotonic() + PART_SECONDS)
-        carry, metrics = self._train(carry, warmup=warmup, rounds=rounds, scan=scan)
+        rest = self._length - self.unfinished
+        rounds = 1 if self.unfinished else rounds
+        carry, metrics = self._train(carry, warmup=warmup, rounds=rounds, rollout_length=rest, scan=scan)
         *warmed, played = scan.turns
+        self.unfinished = scan.unfinished + (0 if played else self.unfinished)
         return Part(carry, metrics, sum(warmed), played)
 
 
@@ -78,11 +83,13 @@ class _PartialScan:
 
     Attributes:
       turns: finished turns of every outermost call.
+      unfinished: finished turns of the call within, in the turn that was left.
     """
 
     def __init__(self, watch: Watch, deadline: float):
         self._watch, self._deadline, self._depth = watch, deadline, 0
         self.turns: list[int] = []
+        self.unfinished = 0
 
     def __call__(self, f: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, Any]:
         if self._depth:
@@ -105,8 +112,9 @@ class _PartialScan:
         return carry, jax.tree.map(lambda *y: np.stack(y), *jax.device_get(ys)) if ys else None
 
     def _nested(self, f: Callable, carry: Any, xs: Any, length: int) -> tuple[Any, None]:
-        for _ in range(length):
+        for done in range(length):
             if self._watch(1):
+                self.unfinished = done
                 raise _Stopped(carry)
             carry, _ = f(carry, xs)
         return carry, None
@@ -123,6 +131,7 @@ class CompiledPlayer:
         counts = dict(max_warmup=self._most_warmup, max_rounds=most_rounds, rollout_length=rollout_length)
         self._play = env.compile_rounds(agent, **counts)
         self._limit = 16  # vector steps of the next part
+        self.unfinished = 0  # always: its rounds are whole
 
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
         warmup = min(warmup, self._limit, self._most_warmup)

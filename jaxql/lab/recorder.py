@@ -23,7 +23,7 @@ from jaxql.lab.files import RunFiles
 from jaxql.lab.health import Health, Signs, failure
 from jaxql.lab.runs import Run
 from jaxql.lab.settings import RunSettings
-from jaxql.types import MDP, Agent
+from jaxql.types import MDP, Agent, EnvSpec
 
 FINAL_PAUSES = (0.1, 1.0, 3.0)  # seconds after each failed write of the last checkpoint
 EVALUATION_KEYS = 0x7E57  # folded into the seed's key, together with the number of the evaluation
@@ -40,6 +40,20 @@ COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics f
 }
 
 
+COUNTERS = (  # of a SeedRecorder: values that a snapshot holds
+    "episodes",
+    "env_steps",
+    "evaluations",
+    "next_log",
+    "next_eval",
+    "next_save",
+    "evaluating",
+    "solved",
+    "over",
+    "rounds",
+)
+
+
 class SeedRecorder:
     """Records the run of one seed, the same way whether it is trained alone or together with others.
 
@@ -51,6 +65,7 @@ class SeedRecorder:
       evaluator: of the agent.
       config: settings of the agent.
       settings: settings of the run.
+      spec: what the envs show to the agent.
       mdp: the env as a model, where there is one.
       make_env: makes the evaluation envs.
       files: the folder of this seed's run.
@@ -70,6 +85,7 @@ class SeedRecorder:
         evaluator: Evaluator,
         config: Any,
         settings: RunSettings,
+        spec: EnvSpec,
         mdp: MDP | None,
         make_env: EnvMaker,
         files: RunFiles,
@@ -78,7 +94,7 @@ class SeedRecorder:
         seed: int,
     ):
         self.agent, self.evaluator, self.config, self.settings = agent, evaluator, config, settings
-        self.mdp, self.make_env, self.files, self.seed = mdp, make_env, files, seed
+        self.spec, self.mdp, self.make_env, self.files, self.seed = spec, mdp, make_env, files, seed
         self.callback, self.show = callback, show
         self.watch = Stopwatch()
         self.health: Health | None = None
@@ -103,6 +119,46 @@ class SeedRecorder:
         discounts = [getattr(self.config, name) for name in ("discount", "discount_end") if hasattr(self.config, name)]
         self.health = Health(discounts, signs)
 
+    def snapshot(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns all that `restore` needs, but parameters: arrays by name, and values that JSON can hold."""
+        health = self.health.numbers() if self.health else []
+        best = math.nan if self.best is None else self.best
+        arrays = {
+            "recent": np.array(self.recent, float),
+            "fresh": np.array(self.fresh, float),
+            "finished": np.array(self.finished, float).reshape(-1, 3),
+            "numbers": np.array([best, self.eval_mean, self.watch.seconds(), *health], float),
+        }
+        for kind, items in (("chunks", self.chunks), ("parts", self.parts)):
+            arrays |= {f"{kind}/{i}/{name}": x for i, item in enumerate(items) for name, x in item.items()}
+        values = {name: getattr(self, name) for name in COUNTERS}
+        values["metrics"] = list((self.chunks + self.parts or [{}])[0])
+        return arrays, values | {"has_best": self.best is not None}
+
+    def restore(self, arrays: dict[str, np.ndarray], values: dict[str, Any]) -> None:
+        """Goes on from the `snapshot` of another recorder, after `begin`; more steps than that had reopen its run.
+
+        Args:
+          arrays, values: of the snapshot.
+        """
+        for name in COUNTERS:
+            setattr(self, name, values[name])
+        self.recent.extend(arrays["recent"].tolist())
+        self.fresh = arrays["fresh"].tolist()
+        self.finished = [Episode(int(i), return_, int(length)) for i, return_, length in arrays["finished"].tolist()]
+        best, self.eval_mean, seconds, *health = arrays["numbers"].tolist()
+        self.best = best if values["has_best"] else None
+        self.watch = Stopwatch(seconds)
+        if self.health and health:
+            self.health.restore(health)
+        for kind in ("chunks", "parts"):
+            count = len({name.split("/")[1] for name in arrays if name.startswith(f"{kind}/")})
+            items = [{name: arrays[f"{kind}/{i}/{name}"] for name in values["metrics"]} for i in range(count)]
+            setattr(self, kind, items)
+        if self.over and not (self.solved and self.settings.stop_when_solved):
+            self.over = self.env_steps >= self.settings.steps
+            self.rounds = self.chunk()
+
     def chunk(self, warmup: int = 0) -> int:
         """Returns the rounds of the next chunk, which begins with `warmup` vector steps without learning."""
         config, played = self.config, self.env_steps + warmup * self.config.num_envs
@@ -124,9 +180,21 @@ class SeedRecorder:
     def close_chunk(self, state: State, signs: Signs) -> None:
         """Does what is due at the end of a chunk, where the agent's state is `state`, and begins the next chunk.
 
+        Where its evaluation is stopped, the chunk stays open, with no rounds left; called again it does what is due.
+
         Raises:
           UserError: a number is not finite, or action values diverge; no checkpoint has such parameters.
         """
+        if self.parts:
+            self.absorb_parts(state, signs)
+        try:
+            self.over = self.run_due_work(state) or self.env_steps >= self.settings.steps
+        except EvaluationStopped:
+            return
+        self.rounds = self.chunk()
+
+    def absorb_parts(self, state: State, signs: Signs) -> None:
+        """Takes the parts of the present chunk into the metrics. Raises UserError as `close_chunk` does."""
         self.env_steps = int(state.env_steps)
         metrics, episodes = jax.tree.map(lambda *x: np.concatenate(x), *self.parts), self.finished
         if self.health and (problem := self.health.problem(metrics, episodes, signs)):
@@ -137,23 +205,23 @@ class SeedRecorder:
         self.recent.extend(returns)
         self.fresh.extend(returns)
         self.parts, self.finished = [], []
-        self.over = self.run_due_work(state) or self.env_steps >= self.settings.steps
-        self.rounds = self.chunk()
 
     def run_due_work(self, state: State) -> bool:
-        """Evaluates, saves and logs where due; returns whether the run is to stop."""
-        settings, due = self.settings, self.env_steps >= self.next_eval
+        """Evaluates, saves and logs where due; returns whether the run is to stop.
+
+        Raises:
+          EvaluationStopped: nothing was done.
+        """
+        settings = self.settings
         if not self.evaluating and len(self.recent) >= 10 and np.mean(list(self.recent)[-10:]) > settings.eval_from:
-            self.evaluating = due = True
+            self.evaluating, self.next_eval = True, self.env_steps
+        due = self.env_steps >= self.next_eval
         if due:
-            try:
-                if self.evaluating:
-                    self.evaluate(state)
-                else:
-                    self.keep_best(state, self.return_mean)
-                self.next_eval = self._next_multiple(settings.eval_every)
-            except EvaluationStopped:
-                due = False
+            if self.evaluating:
+                self.evaluate(state)
+            else:
+                self.keep_best(state, self.return_mean)
+            self.next_eval = self._next_multiple(settings.eval_every)
         if self.env_steps >= self.next_save:
             self.next_save = self._next_multiple(settings.checkpoint_every)
             self.save("last", state, self.return_mean)
@@ -181,6 +249,7 @@ class SeedRecorder:
         """Plays full episodes with epsilon 0 in envs of their own, and keeps the parameters if they are the best."""
         if self.eval_env is None:
             self.eval_env = self.make_env(self.settings.eval_episodes, seed=self.seed, purpose="eval")
+            self.eval_env.skip_resets(self.evaluations)  # those of a run that is resumed
         key = jax.random.fold_in(jax.random.key(self.seed), EVALUATION_KEYS + self.evaluations)
         mean = float(np.mean(self.evaluator(state.params, self.eval_env, key).returns))
         if not math.isfinite(mean):
@@ -268,25 +337,57 @@ class SeedRecorder:
         if self.eval_env is not None:
             self.eval_env.close()
         seconds = self.watch.seconds()
-        run = Run(
-            self.files.folder,
-            self.agent,
-            self.make_env,
-            self.config,
-            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state.params),
-            state,
-            settings=self.settings,
-            solved=self.solved,
-            interrupted=interrupted,
-            env_steps=self.env_steps,
-            seconds=seconds,
-            best_score=self.best,
-        )
+        run = self.as_run(state.params, state, interrupted)
+        if not interrupted:
+            self.write_result(seconds, int(state.updates))
         if self.mdp is not None and isinstance(state.params, dict) and "q_values" in state.params:
             best = run.best_params() if os.path.exists(self.checkpoints / "best.json") else state.params
             self.closing_lines.append(exact_report(self.mdp, best["q_values"]))
         self.closing_lines.append(self.closing_line(seconds))
         return run
+
+    def as_run(self, params: Any, state: State | None = None, interrupted: int = 0) -> Run:
+        """Returns the Run of this seed.
+
+        Args:
+          params: the parameters, or their shapes.
+          state: after the last step, where it is known.
+          interrupted: the signal that ended the run, or 0.
+        """
+        return Run(
+            self.files.folder,
+            self.agent,
+            self.make_env,
+            self.config,
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params),
+            self.spec,
+            state,
+            settings=self.settings,
+            solved=self.solved,
+            interrupted=interrupted,
+            env_steps=self.env_steps,
+            seconds=self.watch.seconds(),
+            best_score=self.best,
+        )
+
+    def write_result(self, seconds: float, updates: int) -> None:
+        """Writes result.json, by which a finished run is known; warns if it cannot be written."""
+        best = None if self.best is None or math.isnan(self.best) else self.best
+        try:
+            self.files.write_result(
+                {
+                    "finished": True,
+                    "solved": None if self.settings.solved_at == math.inf else self.solved,
+                    "env_steps": self.env_steps,
+                    "episodes": self.episodes,
+                    "updates": updates,
+                    "best_score": best,
+                    "scored_by": self.scored_by,
+                    "seconds": round(seconds, 3),
+                }
+            )
+        except OSError as error:
+            warnings.warn(f"cannot write result.json in {self.files.folder}: {error}", RuntimeWarning, stacklevel=2)
 
     def closing_line(self, seconds: float) -> str:
         """Returns the last line of the run: solved or not, after how long, and by which rule."""

@@ -1,9 +1,11 @@
 """Finished runs: their folders, and what can be done with them."""
 
+import contextlib
 import dataclasses
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,7 @@ class Run:
     make_env: EnvMaker
     config: Any  # settings of the agent
     shapes: Any  # of the parameters
+    spec: EnvSpec  # of the envs that it was trained in, or of one such env
     state: State | None = None  # after the last step; None for a run that was opened
     settings: RunSettings | None = None  # of the run
     solved: bool | None = None
@@ -124,6 +127,20 @@ def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:
       UserError: no such run, one whose agent or env cannot be made again from its config.json, one that names a module
         that is not confirmed, or one of another float precision than JAX now has.
     """
+    with opening(folder, trust) as config:
+        return _make_again(Path(folder), config)
+
+
+@contextlib.contextmanager
+def opening(folder: str | os.PathLike, trust: bool = False) -> Iterator[dict[str, Any]]:
+    """Gives the settings in config.json, checked; within, its modules can be imported if they are confirmed.
+
+    Args:
+      folder, trust: as in `open_run`.
+
+    Raises:
+      UserError: as `open_run` does; whatever is raised within becomes one too.
+    """
     path = Path(folder) / "config.json"
     record = _read_config(Path(folder))
     config = record["config"]
@@ -133,13 +150,13 @@ def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:
         raise UserError(f"{path} is damaged: it is nested too deep") from error
     unchanged = is_unchanged(record)
     if not unchanged:
-        warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", RunWarning, 2)
+        warnings.warn(f"{path} was changed after the run was made: this may be another env or agent", RunWarning, 3)
     signed = unchanged and confirm.is_signed(Path(folder), record["checksum"], record.get("signature"))
     homes = record["modules"].values() if signed else ()
     with confirm.restricted_imports(folder, homes):
         confirm.import_modules(folder, modules, confirmed=signed or trust)
         try:
-            return _make_again(Path(folder), config)
+            yield config
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # values that nobody checked may raise anything
@@ -162,7 +179,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path} has no {name!r}, so the run cannot be made again")
         if not isinstance(config[name], kind):
             raise UserError(f"{path}: {name} is {config[name]!r:.60}, so the run cannot be made again")
-    if config["network"] == PASSED_IN or not (config["agent"] in agents.REGISTRY or ":" in config["agent"]):
+    if not can_reopen(config):
         raise UserError(f"{folder}: its agent or network came from Python; use the Run that train returned")
     wide = bool(jax.config.values["jax_enable_x64"])
     if isinstance(record.get("x64"), bool) and record["x64"] != wide:
@@ -171,6 +188,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder}: the run computed in float{bits}: set JAX_ENABLE_X64={int(record['x64'])} to open it"
         )
     return record
+
+
+def can_reopen(config: dict[str, Any]) -> bool:
+    """Returns whether the agent and network of a config.json can be made again from their names."""
+    return config["network"] != PASSED_IN and (config["agent"] in agents.REGISTRY or ":" in config["agent"])
 
 
 def _make_again(folder: Path, record: dict[str, Any]) -> Run:
@@ -184,7 +206,7 @@ def _make_again(folder: Path, record: dict[str, Any]) -> Run:
         shapes = jax.eval_shape(agent.init, jax.random.key(0), env.spec.obs, hyper_of(config)).params
     finally:
         env.close()
-    return Run(folder, agent, make_env, config, shapes, settings=run_settings)
+    return Run(folder, agent, make_env, config, shapes, env.spec, settings=run_settings)
 
 
 def network_named(name: str, spec: EnvSpec) -> Network:

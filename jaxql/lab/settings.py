@@ -19,7 +19,10 @@ class RunSettings:
 
     steps: int = bounded(50_000, 1, 2_000_000_000)  # env steps after which the run ends, solved or not
     log_every: int = bounded(1_000, 1)  # env steps between rows of metrics.csv
-    checkpoint_every: int = bounded(10_000, 1)  # env steps between writes of the last checkpoint
+    checkpoint_every: int = bounded(10_000, 1)  # env steps between checkpoints: the last parameters, the whole state
+    checkpoint_minutes: float = bounded(10.0, 0)  # minutes after which the whole state is saved too; 0: never
+    save_replay: bool = True  # the whole state holds the replay; without it a resumed run fills its replay anew
+    keep_state: bool = False  # a finished run keeps its whole state, so that it can be resumed with more steps
     eval_every: int = bounded(5_000, 1)  # env steps between evaluations
     eval_from: float = -math.inf  # evaluations begin when the mean of the last 10 training returns first passes it
     eval_episodes: int = bounded(20, 1)  # full episodes of an evaluation, each in an environment of its own, epsilon 0

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import signal
-import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -13,21 +13,25 @@ import numpy as np
 
 from jaxql import loop
 from jaxql.agents.state import State, hyper_of
+from jaxql.envs.host import EnvCheckpoint, HostEnv
+from jaxql.envs.jax import DeviceEnv
 from jaxql.errors import UserError
 from jaxql.lab.clock import Stopwatch
 from jaxql.lab.environments import Env, EnvMaker
 from jaxql.lab.evaluation import Evaluator
 from jaxql.lab.files import RunFiles
 from jaxql.lab.health import Signs, signs_of
-from jaxql.lab.players import Part, make_player
+from jaxql.lab.players import Carry, Part, make_player
 from jaxql.lab.progress import Progress
 from jaxql.lab.recorder import SeedRecorder
 from jaxql.lab.runs import Run
 from jaxql.lab.settings import RunSettings
+from jaxql.lab.signals import catching_signals
+from jaxql.lab.snapshots import Snapshots
+from jaxql.replay import end_episodes, zero_step
 from jaxql.types import Agent
 
 Callback = Callable[[dict[str, Any]], Any]
-SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # that end a run; not every system has all of them
 HEARTBEAT = 1.0  # seconds between signs of progress while no row is due
 
 
@@ -46,6 +50,7 @@ class Trainer:
       progress: shows rows and lines to a person.
       callback: called with every row of metrics; a true result stops that seed.
       seeds: one or more.
+      snapshots: where the whole state is saved; None: nowhere.
     """
 
     def __init__(
@@ -59,11 +64,13 @@ class Trainer:
         progress: Progress,
         callback: Callback | None,
         seeds: Sequence[int],
+        snapshots: Snapshots | None = None,
     ):
         self.config, self.settings, self.env, self.progress, self.seeds = config, settings, env, progress, seeds
         self.many, self.interrupted, self.clock = len(seeds) > 1, 0, Stopwatch()
         self.vector_steps = 0  # played since the last row
         self.shown_at = 0.0  # seconds
+        self.snapshots, self.saved_at, self.next_snapshot = snapshots, 0.0, settings.checkpoint_every
         self.program = loop.vmap_agent(agent) if self.many else agent
         alone = loop.jit_agent(agent)
         self.signs = jax.jit(jax.vmap(signs_of) if self.many else signs_of)
@@ -74,6 +81,7 @@ class Trainer:
                 evaluator,
                 config,
                 settings,
+                env.spec,
                 env.mdp,
                 make_env,
                 its_files,
@@ -110,30 +118,45 @@ class Trainer:
 
         return show
 
-    def run(self, initial: Any) -> list[Run]:
+    def run(self, initial: Any = None, resume: bool = False) -> list[Run]:
         """Trains until every seed is solved, out of steps or stopped, and returns their Runs.
 
         Args:
           initial: the parameters to start from; None: the agent's own.
+          resume: go on from the newest snapshot.
 
         Raises:
           UserError: numbers are not finite, values diverge, or the last checkpoint cannot be written. Of many seeds,
             the others end first.
         """
-        with self.catching_signals():
-            obs, warmup = self.env.reset(), self.warmup
-            carry = self.begin(obs, initial), self.env.state, obs
-            self.note_beginning(carry[0])
-            while not self.interrupted and (going := [i for i, each in enumerate(self.recorders) if not each.over]):
+        with catching_signals(self.interrupt):
+            carry, warmup = self.resume() if resume else self.start(initial)
+            while not self.interrupted and (going := self.going()):
                 part = self.play(carry, warmup, min(self.recorders[i].rounds for i in going))
                 carry, warmup = part.carry, warmup - part.warmup
                 self.share_out(going, part)
                 self.close_chunks([i for i in going if self.recorders[i].rounds == 0], carry[0])
                 self.show_mean()
+                if self.snapshot_is_due():
+                    self.save(carry, warmup)
             if self.interrupted:
                 self.progress.note(f"interrupted by {signal.Signals(self.interrupted).name}: saving")
-            self.close_chunks([i for i, each in enumerate(self.recorders) if not each.over], carry[0], last=True)
+            if self.interrupted or self.settings.keep_state:
+                self.save(carry, warmup)
+            self.close_chunks(self.going(), carry[0], last=True)
+            self.close_snapshots()
             return self.finish()
+
+    def going(self) -> list[int]:
+        """Returns the seeds, by index, whose runs are not over."""
+        return [i for i, each in enumerate(self.recorders) if not each.over]
+
+    def start(self, initial: Any) -> tuple[Carry, int]:
+        """Returns the carry and the warm-up, in vector steps, with which a new run begins."""
+        obs = self.env.reset()
+        carry = self.begin(obs, initial), self.env.state, obs
+        self.note_beginning(carry[0])
+        return carry, self.warmup
 
     def note_beginning(self, state: State) -> None:
         """Tells the recorders of the state in which the run begins."""
@@ -141,46 +164,122 @@ class Trainer:
         for i, recorder in enumerate(self.recorders):
             recorder.begin(self._signs_of_seed(signs, i))
 
-    def begin(self, obs: Any, initial: Any) -> State:
-        """Returns the first state, of all seeds, built by one compiled program."""
+    # ----------------------------------------------------------------------------------------------------- snapshots
+    def snapshot_is_due(self) -> bool:
+        """Returns whether the whole state is to be saved now."""
+        minutes = self.settings.checkpoint_minutes
+        late = minutes and self.clock.seconds() - self.saved_at >= 60 * minutes
+        return bool(late) or max(each.env_steps for each in self.recorders) >= self.next_snapshot
+
+    def save(self, carry: Carry, warmup: int) -> None:
+        """Saves the whole state, in the background; warns if the save before has failed."""
+        every, steps = self.settings.checkpoint_every, max(each.env_steps for each in self.recorders)
+        self.next_snapshot, self.saved_at = (steps // every + 1) * every, self.clock.seconds()
+        if self.snapshots is None:
+            return
+        arrays: dict[str, np.ndarray] = {}
+        recorders = []
+        for i, recorder in enumerate(self.recorders):
+            its_arrays, values = recorder.snapshot()
+            arrays |= {f"{i}/{name}": x for name, x in its_arrays.items()}
+            recorders.append(values)
+        values = {"warmup": warmup, "unfinished": self.play.unfinished, "steps": self.settings.steps}
+        if isinstance(self.env, DeviceEnv):
+            values["resets"] = self.env.num_resets
+        else:
+            assert isinstance(self.env, HostEnv)
+            arrays |= {f"env/{name}": x for name, x in self.env.checkpoint()._asdict().items()}
+        errors = {str(i): str(error) for i, error in self.errors.items()}
+        state, env_state, obs = carry
+        tree = {"agent": self.stored_part(state), "env": env_state, "obs": obs}
+        try:
+            self.snapshots.save(tree, arrays, values | {"recorders": recorders, "errors": errors})
+        except UserError as error:
+            warnings.warn(f"{error}; it is tried again later", RuntimeWarning, stacklevel=2)
+
+    def stored_part(self, state: State) -> State:
+        """Returns what a snapshot holds of the agents' state."""
+        return state if self.settings.save_replay else state._replace(data=())
+
+    def close_snapshots(self) -> None:
+        """Waits for the last snapshot, and removes it if the run is finished."""
+        if self.snapshots is None:
+            return
+        try:
+            self.snapshots.wait()
+        except UserError as error:
+            warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+        if not self.interrupted and not self.settings.keep_state:
+            self.snapshots.remove()
+
+    def resume(self) -> tuple[Carry, int]:
+        """Returns the carry and the warm-up of the newest snapshot, and brings the recorders back.
+
+        Raises:
+          UserError: there is none, or it is damaged or of other settings.
+        """
+        assert self.snapshots is not None
+        obs = self.env.reset()
+        key, hyper = self.keys_and_hyper()
+        shapes = self.stored_part(jax.eval_shape(self.program.init, key, obs, hyper))
+        tree, arrays, values = self.snapshots.load({"agent": shapes, "env": self.env.state, "obs": obs})
+        state, warmup = tree["agent"], values["warmup"]
+        self.play.unfinished = values["unfinished"]
+        if isinstance(self.env, DeviceEnv):
+            self.env.skip_resets(values["resets"] - self.env.num_resets)
+            obs, env_state = tree["obs"], tree["env"]
+        else:
+            assert isinstance(self.env, HostEnv)
+            obs, env_state = self.env.restore(EnvCheckpoint(*(arrays[f"env/{x}"] for x in EnvCheckpoint._fields))), ()
+        if not self.settings.save_replay:
+            state, warmup = state._replace(data=jax.jit(self.program.init)(key, obs, hyper).data), self.warmup
+        elif not _are_equal(obs, tree["obs"]):
+            self.progress.note(f"{self.env.id} does not repeat its episodes: the run goes on with fresh ones")
+            state, obs = self.with_fresh_episodes(state, tree["obs"])
+        self.note_beginning(state)
+        for i, recorder in enumerate(self.recorders):
+            own = {name.removeprefix(f"{i}/"): x for name, x in arrays.items() if name.startswith(f"{i}/")}
+            recorder.restore(own, values["recorders"][i])
+            recorder.files.rewind(recorder.env_steps)
+            if str(i) in values["errors"]:
+                self.errors[i] = UserError(values["errors"][str(i)])
+            elif recorder.over:
+                self.runs[i] = recorder.as_run(_of_seed(state.params, i) if self.many else state.params)
+        self.clock = Stopwatch(max(each.watch.seconds() for each in self.recorders))
+        steps, every = max(each.env_steps for each in self.recorders), self.settings.checkpoint_every
+        self.next_snapshot, self.saved_at = (steps // every + 1) * every, self.clock.seconds()
+        self.close_chunks([i for i in self.going() if self.recorders[i].rounds == 0], state)  # a stopped evaluation
+        return (state, env_state, obs), warmup
+
+    def with_fresh_episodes(self, state: State, obs: Any) -> tuple[State, Any]:
+        """Returns the state after an end of every episode at `obs`, and the first observations of new ones."""
+        new_obs = self.env.reset()
+        _, extra = jax.eval_shape(self.program.act, state, new_obs)
+        reset = jax.vmap(zero_step) if self.many else zero_step
+        row = reset(obs)._replace(next_obs=new_obs, extra=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), extra))
+        return jax.jit(self.program.observe)(end_episodes(state, self.many), row), new_obs
+
+    def keys_and_hyper(self) -> tuple[Any, Any]:
+        """Returns the keys and the hyperparameters with which the agents begin."""
         keys, hyper = [jax.random.key(seed) for seed in self.seeds], hyper_of(self.config)
         if not self.many:
-            key = keys[0]
-        else:
-            size = len(keys)
-            key, hyper = jnp.stack(keys), jax.tree.map(lambda x: np.full(size, x, jnp.result_type(x)), hyper)
-            initial = jax.tree.map(lambda x: jnp.repeat(x[None], size, axis=0), initial)
+            return keys[0], hyper
+        return jnp.stack(keys), jax.tree.map(lambda x: np.full(len(keys), x, jnp.result_type(x)), hyper)
+
+    def begin(self, obs: Any, initial: Any) -> State:
+        """Returns the first state, of all seeds, built by one compiled program."""
+        key, hyper = self.keys_and_hyper()
         state = jax.jit(self.program.init)(key, obs, hyper)
         if initial is None:
             return state
+        if self.many:
+            initial = jax.tree.map(lambda x: jnp.repeat(x[None], len(self.seeds), axis=0), initial)
         target = jax.tree.map(jnp.copy, initial) if state.target != () else ()
         return state._replace(params=initial, target=target)
 
-    @contextlib.contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Ctrl-C, SIGTERM or SIGHUP ends the run after the present vector step; a second signal acts at once.
-
-        A signal that was ignored before, as under nohup, stays ignored; Ctrl-C is never ignored.
-        """
-
-        def stop(number: int, _: Any) -> None:
-            self.interrupted = number
-            restore()
-
-        def restore() -> None:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-        before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
-                handler = signal.getsignal(number)
-                if handler is not None and (handler is not signal.SIG_IGN or number == signal.SIGINT):
-                    before[number] = signal.signal(number, stop)
-        try:
-            yield
-        finally:
-            restore()
+    def interrupt(self, number: int) -> None:
+        """Ends the run after the present vector step, for a signal with this number."""
+        self.interrupted = number
 
     def keep_watch(self, vector_steps: int) -> bool:
         """Counts vector steps, shows progress about once a second, and returns whether the run is to stop."""
@@ -217,14 +316,17 @@ class Trainer:
             self.recorders[i].over, self.errors[i] = True, error
 
     def close_chunks(self, seeds: Sequence[int], state: State, last: bool = False) -> None:
-        """Records the chunks of some seeds, and finishes those whose run is over; all of them if `last`."""
+        """Records the chunks of some seeds, and finishes those whose run is over; all of them if `last`.
+
+        A chunk that was left unfinished at the end is recorded only if no snapshot holds it.
+        """
         if not seeds:
             return
         all_signs, state = jax.device_get(self.signs(state)), state._replace(data=()) if self.many else state
         for i in seeds:
             recorder, its_state = self.recorders[i], _of_seed(state, i) if self.many else state
             with self.failing_alone(i):
-                if recorder.parts:
+                if not last or (self.snapshots is None and recorder.parts):
                     recorder.close_chunk(its_state, self._signs_of_seed(all_signs, i))
                 if recorder.over or last:
                     self.runs[i] = recorder.finish(its_state, self.interrupted)
@@ -264,6 +366,11 @@ class Trainer:
 def _of_seed(state: State, i: int) -> State:
     """Returns one seed's part of a state with a leading axis of seeds."""
     return jax.tree.map(lambda x: x[i], state)
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Returns whether two trees of arrays hold the same numbers."""
+    return all(map(np.array_equal, jax.tree.leaves(one), jax.tree.leaves(other)))
 
 
 def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -21,10 +21,11 @@ from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.machine import check_env_memory, memory_report
 from jaxql.lab.progress import Progress
-from jaxql.lab.runs import PASSED_IN, Run, load_params, network_named
+from jaxql.lab.runs import PASSED_IN, Run, can_reopen, load_params, network_named
 from jaxql.lab.settings import RunSettings, changed_settings, plain, same_settings, settings as resolve
+from jaxql.lab.snapshots import Snapshots
 from jaxql.lab.trainer import Trainer
-from jaxql.types import Agent, Network
+from jaxql.types import Agent, EnvSpec, Network
 
 try:
     import resource
@@ -60,6 +61,7 @@ def train(
     network: Network | str | None = None,
     callback: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
+    resume_or_start: bool = False,
     **settings: Any,
 ) -> Run | list[Run]:
     """Trains an agent on an environment and writes a run folder, as `jaxql train` does.
@@ -72,7 +74,7 @@ def train(
       seeds: above 1, the seeds `seed`, `seed` + 1, ... are trained in one compiled program, each as if alone, and
         their Runs are returned as a list. A seed that is solved writes no more; the others go on.
       out: the run folder, which must not exist or be empty; None: runs/AGENT-ENV-seedK. Of many seeds, the folder of
-        the run folders seedK.
+        the run folders seedK; None: runs/AGENT-ENV-seedsK-L.
       preset: named settings of the agent; None takes those tuned for this agent and env.
       env_args: keyword arguments of the env.
       obs_keys, channels, watchdog_seconds: see `jaxql.envs.make`.
@@ -82,6 +84,7 @@ def train(
       callback: called with every row of metrics; of many seeds, rows have the key "seed". A true result stops the run
         of that seed.
       quiet: print nothing.
+      resume_or_start: where `out` holds this run already, go on with it, or return it if it is finished.
       **settings: single settings of the agent or of the run (`steps=50_000`, `learning_rate=1e-3`); see the agent's
         Config and `jaxql.lab.settings.RunSettings`.
 
@@ -103,6 +106,7 @@ def train(
         settings["num_envs"] = env.num_envs // seeds
     config, run_settings = resolve(entry, make_env.id, preset, **settings)
     config, shortened = _shorten_warmup(config, run_settings)
+    twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
     record = {
         "agent": name,
         **make_env.record(),
@@ -112,35 +116,102 @@ def train(
         "network": named or (PASSED_IN if network else None),
         "settings": dataclasses.asdict(config) | dataclasses.asdict(run_settings),
     }
-    if not isinstance(env, VectorEnv):
+    if resume_or_start:
+        if out is None:
+            raise UserError("resume_or_start needs the run's folder: give --out (in Python: out=)")
+        from jaxql.lab.resuming import resume_if_begun
+
+        if (begun := resume_if_begun(out, record, every, callback=callback, quiet=quiet)) is not None:
+            return begun
+    plan = Plan(
+        lambda spec: entry.make(config, spec, network_named(named, spec) if named else network),
+        make_env,
+        config,
+        run_settings,
+        every,
+        _folders(out, name, make_env.id, every),
+        record,
+        reopens=can_reopen(record) and make_env.spec != PASSED_IN,
+        notes=(*shortened, changed_settings(config, run_settings), *twins),
+    )
+    return play(plan, init_from=init_from, callback=callback, quiet=quiet)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a run is made of, checked before any of it is made."""
+
+    make_agent: Callable[[EnvSpec], Agent]
+    make_env: EnvMaker
+    config: Any  # settings of the agent
+    settings: RunSettings
+    seeds: range
+    folders: Sequence[Path]  # of the runs of all seeds
+    record: dict[str, Any]  # for config.json
+    reopens: bool  # whether config.json is enough to make the run again
+    notes: Sequence[str] = ()  # for the person who trains
+
+    @property
+    def state_folder(self) -> Path:
+        """The folder of the whole state, of all seeds together."""
+        return (self.folders[0] if len(self.seeds) == 1 else self.folders[0].parent) / "state"
+
+
+def play(
+    plan: Plan,
+    *,
+    resume: bool = False,
+    init_from: str | os.PathLike | None = None,
+    callback: Callable[[dict[str, Any]], Any] | None = None,
+    quiet: bool = False,
+) -> Run | list[Run]:
+    """Trains as planned and returns the Run, or those of all seeds.
+
+    Args:
+      plan: of the run.
+      resume: go on in the folders of the plan, from the newest snapshot; without one the run starts anew there.
+      init_from, callback, quiet: as in `train`.
+
+    Raises:
+      UserError: as `train` does.
+    """
+    config, settings, seeds, make_env = plan.config, plan.settings, len(plan.seeds), plan.make_env
+    if not isinstance(make_env.env, VectorEnv):
         check_env_memory(make_env, seeds * config.num_envs, "num_envs" if seeds == 1 else "num_envs * seeds")
-    check_env_memory(make_env, run_settings.eval_episodes, "eval_episodes")
-    folders = _folders(out, name, make_env.id, every)
-    env_seed = every if seeds > 1 else seed
+    check_env_memory(make_env, settings.eval_episodes, "eval_episodes")
+    env_seed = plan.seeds if seeds > 1 else plan.seeds[0]
     made = make_env(seeds * config.num_envs, seed=env_seed, purpose="train", life_loss=config.life_loss)
     try:
         make_env.check(made)
-        one = entry.make(config, made.spec, network_named(named, made.spec) if named else network)
         kernels.forget_notes()
-        shapes = jax.eval_shape(one.init, jax.random.key(seed), made.spec.obs, hyper_of(config))
-        needed = memory_report(shapes, seeds)
-        twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
-        lines = (*made.notes, *shortened, *kernels.notes(), changed_settings(config, run_settings), *twins, needed)
+        one = plan.make_agent(made.spec)
+        shapes = jax.eval_shape(one.init, jax.random.key(0), made.spec.obs, hyper_of(config))
+        lines = (*made.notes, *kernels.notes(), *plan.notes, memory_report(shapes, seeds))
         initial = load_params(init_from, shapes.params) if init_from else None
         with contextlib.ExitStack() as stack:
             files = [
-                stack.enter_context(RunFiles(folder, record | {"seed": each}))
-                for folder, each in zip(folders, every, strict=True)
+                stack.enter_context(RunFiles(folder, plan.record | {"seed": seed}, resume=resume))
+                for folder, seed in zip(plan.folders, plan.seeds, strict=True)
             ]
-            progress = stack.enter_context(Progress(run_settings.steps, best_lines=seeds == 1, quiet=quiet))
+            progress = stack.enter_context(Progress(settings.steps, best_lines=seeds == 1, quiet=quiet))
             for line in filter(None, lines):
                 progress.note(line)
             progress.starting("compiling, and filling the replay" if config.warmup_steps else "compiling")
-            trainer = Trainer(one, config, run_settings, made, make_env, files, progress, callback, every)
-            runs = trainer.run(initial)
+            snapshots = Snapshots(plan.state_folder, seeds=seeds > 1) if plan.reopens else None
+            if snapshots:
+                stack.callback(snapshots.settle)
+            trainer = Trainer(
+                one, config, settings, made, make_env, files, progress, callback, plan.seeds, snapshots=snapshots
+            )
+            saved = resume and snapshots is not None and snapshots.exists()
+            if resume and not saved:
+                progress.note("no state was saved: the run starts anew")
+                for each in files:
+                    each.rewind(-1)
+            runs = trainer.run(initial, resume=saved)
             return runs if seeds > 1 else runs[0]
     finally:
-        if not isinstance(env, VectorEnv):  # who made it closes it
+        if not isinstance(make_env.env, VectorEnv):  # who made it closes it
             made.close()
 
 
@@ -184,7 +255,8 @@ def _folders(out: str | os.PathLike | None, name: str, env_id: str, every: Seque
     if len(every) == 1:
         folders = [Path(out) if out else default_folder(name, env_id, every[0])]
     else:
-        folders = [Path(out) / f"seed{each}" if out else default_folder(name, env_id, each) for each in every]
+        parent = Path(out) if out else default_folder(name, env_id, every[0], last=every[-1])
+        folders = [parent / f"seed{each}" for each in every]
     for folder in folders:
         check_free(folder)
     return folders

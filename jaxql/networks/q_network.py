@@ -122,7 +122,7 @@ class QNetwork(nn.Module):
             x = activated(Conv(*convolution, self.convolution, bfloat16=self.bfloat16)(x), self.layer_norm)
         if self.stages:
             x = Impala(self.stages, self.convolution, self.layer_norm, self.bfloat16)(x)
-        return x.reshape(len(x), -1)
+        return x.reshape(x.shape[0], -1)
 
     def stream(self, rows: int) -> Callable[[Array], Array]:
         """Returns the last two layers: features [..., F] -> [..., rows] or [..., rows, outputs]."""

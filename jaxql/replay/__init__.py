@@ -5,6 +5,7 @@ from jaxql.replay.prioritised import prioritised_replay as prioritised_replay
 from jaxql.replay.ring import (
     Ring as Ring,
     after_read as after_read,
+    end_episodes as end_episodes,
     without_priorities as without_priorities,
     zero_step as zero_step,
 )

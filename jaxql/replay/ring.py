@@ -59,6 +59,25 @@ def without_priorities(ring: Ring) -> tuple[Ring, tuple[Any, Any]]:
     return ring._replace(priorities=(), max_priorities=()), (ring.priorities, ring.max_priorities)
 
 
+def end_episodes(tree: Any, seeds: bool = False) -> Any:
+    """Returns a tree in which the newest row of every ring is truncated: no window goes on into the next row.
+
+    Args:
+      tree: any pytree; what is no `Ring` stays as it is.
+      seeds: whether arrays have a leading axis of seeds.
+    """
+
+    def end(ring: Ring) -> Ring:
+        truncated = ring.rows.truncated
+        newest = truncated.at[(ring.num_steps - 1) % len(truncated)].set(True)
+        return ring._replace(rows=ring.rows._replace(truncated=newest))
+
+    def of_node(node: Any) -> Any:
+        return (jax.vmap(end) if seeds else end)(node) if isinstance(node, Ring) else node
+
+    return jax.tree.map(of_node, tree, is_leaf=lambda node: isinstance(node, Ring))
+
+
 def write_slot(store: Any, tick: Array | int, new: Any) -> Any:
     """Returns the store [T, ...] with `new` [...] in the slot of a tick.
 

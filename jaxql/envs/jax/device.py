@@ -103,6 +103,15 @@ class DeviceEnv:
         self.check(self.state)
         return obs
 
+    @property
+    def num_resets(self) -> int:
+        """The number of calls of `reset` so far."""
+        return self._num_resets
+
+    def skip_resets(self, count: int) -> None:
+        """Leaves out the episodes of the next `count` calls of `reset`."""
+        self._num_resets += count
+
     def step(self, env_state: EpisodeStats, action: Any, /) -> tuple[EpisodeStats, StepResult[Array]]:
         """Steps every env, as a pure function: see `jaxql.types.Env.step`."""
         envs, result = self._step(env_state.envs, action)
