@@ -127,11 +127,7 @@ def load_policy(path: str | os.PathLike, *, trust: bool = False) -> Policy:
       UserError: no such file, a damaged one, or one that names a module that is not confirmed; one line.
     """
     about, arrays = _read(path)
-    modules = [
-        module
-        for module in confirm.modules_of(about)
-        if module not in confirm.modules_of({name: about.get(name) for name in ("env", "env_spec")})
-    ]
+    modules = confirm.modules_of({name: about.get(name) for name in ("agent", "network")})
     with confirm.restricted_imports(Path(path).parent):
         confirm.import_modules(path, modules, confirmed=trust)
         try:

@@ -294,20 +294,20 @@ def _with_floats(value: dict[str, Any]) -> Any:
     return float(value["float"]) if value.keys() == {"float"} and value["float"] in ("inf", "-inf", "nan") else value
 
 
-def _without_floats(value: Any) -> Any:
+def as_json(value: Any) -> Any:
     """Returns what JSON can hold: {"float": "inf"} for a float that is not finite, and other values as `_json` says."""
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, dict):
-        return {str(name): _without_floats(each) for name, each in value.items()}
+        return {str(name): as_json(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_floats(each) for each in value]
-    return value if isinstance(value, str | int | float | None) else _without_floats(_json(value))
+        return [as_json(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else as_json(_json(value))
 
 
 def _checksum(record: dict[str, Any]) -> str:
     rest = {name: value for name, value in record.items() if name not in ("checksum", "signature")}
-    return hashlib.sha256(json.dumps(_without_floats(rest), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(as_json(rest), sort_keys=True).encode()).hexdigest()
 
 
 def read_metrics(folder: str | os.PathLike) -> dict[str, np.ndarray]:
@@ -322,7 +322,7 @@ def _claim(folder: Path, config: dict[str, Any]) -> list[Path]:
       UserError: the folder cannot be had; it is left as it was.
     """
     check_free(folder)
-    record = _without_floats(describe(config))
+    record = as_json(describe(config))
     record["checksum"] = _checksum(record)
     if trust.modules_of(config):
         record["signature"] = trust.sign(folder, record["checksum"])

@@ -10,7 +10,7 @@ from jaxql import agents
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
 from jaxql.lab.environments import EnvMaker
-from jaxql.lab.files import read_config, read_result
+from jaxql.lab.files import as_json, read_config, read_result
 from jaxql.lab.runs import Run, network_named, open_run, opening, seed_folders
 from jaxql.lab.settings import RunSettings, plain, settings as resolve
 from jaxql.lab.training import Plan, play
@@ -103,14 +103,10 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     old = there.get("settings", {})
     pairs += [(name, value, old.get(name)) for name, value in asked["settings"].items()]
     for name, new, before in pairs:
-        if _plain_json(new) != _plain_json(before):
+        if as_json(new) != as_json(before):
             raise UserError(
                 f"{name} is {new}, and the run in {folder} has {before}: use its settings, or another folder"
             )
-
-
-def _plain_json(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _plan_of(folders: Sequence[Path], steps: int | None, trust: bool) -> Plan:
