@@ -238,6 +238,8 @@ def _index(parts: Sequence[Part]) -> Adaptation | None:
     if states > MAX_STATES:
         return None
     readers = [(part, _digits(part.space)) for part in parts]
+    if len(parts) == 1 and isinstance(space := parts[0].space, spaces.Discrete):
+        return Adaptation(spaces.Discrete(states), _state(parts[0], space), "")
 
     def convert(raw: Any) -> int:
         digits = np.concatenate([to_digits(part.of(raw)) for part, to_digits in readers])
@@ -245,6 +247,19 @@ def _index(parts: Sequence[Part]) -> Adaptation | None:
 
     note = f"observations: {len(sizes)} numbers of {sizes} values as {states} states" if len(sizes) > 1 else ""
     return Adaptation(spaces.Discrete(states), convert, note)
+
+
+def _state(part: Part, space: spaces.Discrete) -> Callable[[Any], int]:
+    """Returns the function of a raw value of one Discrete space to its index: the common case, without arrays."""
+    n, start, to_digits = int(space.n), int(space.start), _digits(space)
+
+    def convert(raw: Any) -> int:
+        value = part.of(raw)
+        if isinstance(value, int | np.integer) and 0 <= value - start < n:
+            return int(value - start)
+        return int(to_digits(value)[0])
+
+    return convert
 
 
 def _sizes(space: Space) -> list[int]:
