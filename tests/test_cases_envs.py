@@ -404,6 +404,10 @@ def test_e12_a_model_beneath_other_rewards_is_not_theirs():
 ZEROS = np.zeros(2, np.float32)
 
 
+def quitting(*_):
+    raise SystemExit(3)
+
+
 def raising(_):
     raise ZeroDivisionError("dust\nin the works")
 
@@ -430,6 +434,7 @@ def raising(_):
         (("ab", 1.0, False, False, {}), "observation of env 1"),
         (({"x": 1}, 1.0, False, False, {}), "observation of env 1"),
         (raising, "step of env 1 raised ZeroDivisionError: dust"),
+        (quitting, "step of env 1 raised SystemExit: 3"),
     ],
 )
 def test_e14_a_faulty_step_is_one_line_with_env_tick_and_field(step, words):
@@ -471,6 +476,14 @@ def test_e14_a_faulty_start_is_one_line(function, words):
     with pytest.raises(UserError) as error:
         make(function, 1).reset()
     assert one_line(error, words)
+
+
+def test_e14_an_env_that_quits_when_it_is_closed_ends_nothing():
+    env = gymnasium.make("CartPole-v1").unwrapped
+    env.close = quitting
+    made = envs.make(lambda: env, 1)
+    made.reset()
+    made.close()
 
 
 def test_e14_a_list_of_numbers_is_an_observation():

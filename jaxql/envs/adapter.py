@@ -118,7 +118,7 @@ def checked_reset(
     """Returns (observation, info) of a reset. Raises Fault if the env raises or returns something else."""
     try:
         result = env.reset(seed=seed, options=options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = "; write reset(self, *, seed=None, options=None)" if "unexpected keyword" in str(error) else ""
         raise _raised(env_index, "reset", error, hint) from error
     if not isinstance(result, tuple | list) or len(result) != 2:
@@ -159,7 +159,7 @@ class AdaptedEnv(gymnasium.Wrapper):
             return self._last, 0.0, False, False, {}
         try:
             result: Any = self.env.step(self._plan.actions.convert(action))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _raised(self._env_index, "step", error) from error
         if not isinstance(result, tuple | list) or len(result) != 5:
             raise Fault(self._env_index, "step", f"returned {_kind(result)}; return {STEP_FIELDS}")
@@ -186,7 +186,7 @@ class AdaptedEnv(gymnasium.Wrapper):
         if source == "method":
             try:
                 return self.env.get_wrapper_attr("action_masks")()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise _raised(self._env_index, "action_masks()", error) from error
         if source == "info" and ends and name not in info:
             return self._plan.all_legal()
@@ -217,7 +217,7 @@ class AdaptedVectorEnv(VectorWrapper):
         """Resets the envs, with `reset_mask` in the options some of them."""
         try:
             raw, info = self.env.reset(seed=seed, options=options)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _raised(None, "reset", error) from error
         return self._adapted(raw, info, np.zeros(self.num_envs, bool)), {}
 
@@ -227,7 +227,7 @@ class AdaptedVectorEnv(VectorWrapper):
         converted = [self._plan.actions.convert(int(action)) for action in actions]
         try:
             result: Any = self.env.step(_batched(own, converted))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _raised(None, "step", error) from error
         if not isinstance(result, tuple | list) or len(result) != 5:
             raise Fault(None, "step", f"returned {_kind(result)}; return {STEP_FIELDS}")
@@ -243,7 +243,7 @@ class AdaptedVectorEnv(VectorWrapper):
         try:
             rows: Iterable[Any] = list(iterate(self.env.observation_space, raw))
             masks = raw[name] if source == "observation" else info[name] if source else [None] * self.num_envs
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise _raised(None, "observation", error) from error
         adapted = []
         for env_index, (row, mask, end) in enumerate(zip(rows, masks, ends, strict=True)):
@@ -262,7 +262,7 @@ def _batched(space: Space, items: Sequence[Any]) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------------- checks
-def _raised(env_index: int | None, field: str, error: Exception, hint: str = "") -> Fault:
+def _raised(env_index: int | None, field: str, error: BaseException, hint: str = "") -> Fault:
     traceback = error.__traceback__
     if traceback and traceback.tb_next:  # without the frame here: what is shown begins in the env
         error.__traceback__ = traceback.tb_next

@@ -103,7 +103,7 @@ def current_id(id: str) -> tuple[str, list[str]]:
         if module:
             _import_envs(module, name)
         space, base, version = parse_env_id(name)
-    except Exception as error:  # a module may raise anything
+    except (Exception, SystemExit) as error:  # a module may raise anything
         raise UserError(f"{id}: {_first_line(error)}") from error
     prefix = f"{module}:" if module else ""
     known = gymnasium.registry.get(name)
@@ -158,7 +158,7 @@ def _made_by_id(
         try:
             for _ in range(num_envs):
                 made.append(gymnasium.make(id, **arguments))
-        except Exception as error:  # the env's constructor may raise anything
+        except (Exception, SystemExit) as error:  # the env's constructor may raise anything
             _close(made)
             if render:
                 _check_modes(id, env_args)
@@ -179,7 +179,7 @@ def _made_by_function(function: Maker, num_envs: int) -> list[gymnasium.Env]:
     for i in range(num_envs):
         try:
             env = function()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             _close(made)
             again = " when it is called again" if made else ""
             raise EnvError(f"{name} raised{again}: {type(error).__name__}: {_first_line(error)}") from error
@@ -194,7 +194,7 @@ def _made_by_function(function: Maker, num_envs: int) -> list[gymnasium.Env]:
 
 def _close(made: Sequence[gymnasium.Env]) -> None:
     for env in made:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit):
             env.close()
 
 
@@ -261,7 +261,7 @@ def _adapted_vector(env: Any, id: str, options: EnvOptions) -> tuple[VectorEnv, 
         _batch_only_masks(env.unwrapped)
     try:
         _, info = env.reset(seed=0)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise EnvError(
             f"{id}: the reset of the vector env raised {type(error).__name__}: {_first_line(error)}"
         ) from error
@@ -305,7 +305,7 @@ def _resets_by_mask(env: VectorEnv) -> bool:
         before = env.step(env.action_space.sample())[0]
         before = [np.array(x[1:]) for x in _leaves(before)]
         after = env.reset(seed=only_first, options={"reset_mask": mask})[0]
-    except Exception:  # an env that does not know the option may raise anything
+    except (Exception, SystemExit):  # an env that does not know the option may raise anything
         return False
     return all(np.array_equal(x, y[1:]) for x, y in zip(before, _leaves(after), strict=True))
 

@@ -200,7 +200,7 @@ class HostEnv:
             raise UserError(f"{self.id}: there are no frames to show; make it with render=True")
         try:
             frames: Any = self._env.render()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise env_error(self.id, self._ticks, _failed("render()", error)) from error
         return [rgb_frame(frame, self.id) for frame in frames or ()]
 
@@ -208,7 +208,7 @@ class HostEnv:
         """Releases the env. Closing twice is harmless, and an env that fails to close ends nothing."""
         self._watchdog.close()
         if not getattr(self._env, "closed", False):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 self._env.close()
 
     # ----------------------------------------------------------------------------------------------- for exact resume
@@ -262,7 +262,7 @@ class HostEnv:
                 return call(*arguments)
         except Fault as fault:
             raise env_error(self.id, self._ticks, fault) from fault.__cause__
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise env_error(self.id, self._ticks, _failed("step or reset", error)) from error
 
     def _step_env(self, action: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -361,7 +361,7 @@ def _copied(space: Any, raw: Any) -> Any:
     return np.array(raw, dtype=np.int32 if isinstance(space, spaces.Discrete) else space.dtype)
 
 
-def _failed(field: str, error: Exception) -> Fault:
+def _failed(field: str, error: BaseException) -> Fault:
     """Returns the fault of a vector env that raised."""
     first_line = (str(error).strip() or "no message").splitlines()[0]
     return Fault(None, field, f"raised {type(error).__name__}: {first_line}")
