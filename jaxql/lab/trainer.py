@@ -172,10 +172,14 @@ class Trainer:
         return bool(late) or max(each.env_steps for each in self.recorders) >= self.next_snapshot
 
     def save(self, carry: Carry, warmup: int) -> None:
-        """Saves the whole state, in the background; warns if the save before has failed."""
+        """Saves the whole state, in the background; warns if the save before has failed.
+
+        A state with parameters that are not finite is not saved: the run ends with this chunk.
+        """
         every, steps = self.settings.checkpoint_every, max(each.env_steps for each in self.recorders)
         self.next_snapshot, self.saved_at = (steps // every + 1) * every, self.clock.seconds()
-        if self.snapshots is None:
+        failed = np.array([each.over for each in self.recorders])
+        if self.snapshots is None or not np.all(np.asarray(self.signs(carry[0]).finite) | failed):
             return
         arrays: dict[str, np.ndarray] = {}
         recorders = []
