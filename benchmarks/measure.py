@@ -55,9 +55,9 @@ def about() -> dict:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    device, changed = jax.devices()[0], _git("status", "--porcelain", "jaxql", "benchmarks/*.py")
+    device = jax.devices()[0]
     return {
-        "commit": _git("rev-parse", "HEAD") + ("+" if changed else ""),
+        "commit": commit(),
         "device": f"{device.device_kind} x{jax.device_count()}",
         "platform": device.platform,
         "cores": len(os.sched_getaffinity(0)),
@@ -65,6 +65,12 @@ def about() -> dict:
         "versions": versions,
         "command": "python -m benchmarks " + " ".join(sys.argv[1:]),
     }
+
+
+def commit() -> str:
+    """Commit of this tree, with a "+" where its code was changed since."""
+    changed = _git("status", "--porcelain", "jaxql", "benchmarks/*.py")
+    return _git("rev-parse", "HEAD") + ("+" if changed else "")
 
 
 def _git(*words: str) -> str:

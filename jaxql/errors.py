@@ -7,6 +7,9 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Bad input. The message is one line: what was wrong, what is allowed, what to try."""
 
+    def __str__(self) -> str:
+        return " ".join(super().__str__().splitlines())  # a name that was given may hold line breaks
+
 
 class EnvError(UserError):
     """An env that fails. `__cause__` is the exception that it raised, if it did, to be shown beneath the line."""

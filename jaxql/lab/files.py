@@ -250,7 +250,7 @@ def read_result(folder: str | os.PathLike) -> dict[str, Any] | None:
         result = json.loads(path.read_bytes())
     except OSError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged: not JSON") from error
     if not isinstance(result, dict):
         raise UserError(f"{path} is damaged: not a JSON object")
