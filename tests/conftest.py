@@ -6,6 +6,7 @@ import sys
 import tempfile
 
 import jax
+from trust_report import TrustReport
 
 PROGRAMS = "JAXQL_TEST_PROGRAMS"  # the folder in which the processes of one test run share compiled programs
 
@@ -17,6 +18,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     from jaxql import agents
 
+    if "trust" in config.option.markexpr:
+        config.pluginmanager.register(TrustReport())
     sys.path.append(".")
     agents.REGISTRY.update({name: agents.entry_of(name) for name in config.getoption("--agent")})
     if PROGRAMS not in os.environ:

@@ -122,6 +122,7 @@ def test_configs_are_frozen():
         AgentConfig().num_envs = 1
 
 
+@pytest.mark.trust(10)
 def test_target_network_is_copied_exactly_every_period_and_shares_nothing():
     entry = agents.REGISTRY["dqn"]
     config = entry.config(target_period_updates=3, capacity=64, batch_size=4, hidden=(8,), warmup_steps=0)

@@ -96,12 +96,14 @@ def test_one_place_imports(package, home):
     assert found and all(path.startswith(home) for path in found), found
 
 
+@pytest.mark.trust(21)
 def test_no_pickle_and_nothing_evaluated():
     for path, _ in files():
-        assert not {"pickle", "cloudpickle", "dill", "marshal"} & {package for package, _ in imports(path)}, path
+        assert not {"pickle", "cloudpickle", "dill", "marshal", "shelve", "yaml"} & {package for package, _ in imports(path)}, path
         calls = {n.func.id for n in ast.walk(ast.parse(path.read_text()))
                  if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}  # fmt: skip
         assert not calls & {"eval", "exec"}, path
+        assert "allow_pickle=True" not in path.read_text(), path
 
 
 def fresh(code):
@@ -110,6 +112,7 @@ def fresh(code):
     return result.stdout.strip()
 
 
+@pytest.mark.trust(30)
 def test_import_is_cheap_and_allocates_nothing():
     code = """
 import jax, flax, optax, time

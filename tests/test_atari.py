@@ -33,6 +33,7 @@ def rows_of(envs, actions):
 
 
 @pytest.mark.parametrize("game", ["Pong", "Breakout"])
+@pytest.mark.trust(26)
 def test_observations_are_those_of_gymnasiums_wrappers(game):
     ticks, limit = 150, 400  # frames: 100 steps, and then a reset
     envs = make(
@@ -82,6 +83,7 @@ def test_a_row_is_a_function_of_its_seed_and_its_actions():
     assert not truncated.any()
 
 
+@pytest.mark.trust(27)
 def test_lost_lives_terminate_but_do_not_end_the_game():
     full, lives = (make("BreakoutNoFrameskip-v4", 2, seed=3, life_loss=lost) for lost in (False, True))
     actions = actions_of(full, 320)
@@ -100,6 +102,7 @@ def test_lost_lives_terminate_but_do_not_end_the_game():
     np.testing.assert_array_equal(other[2][: len(said), 0], said)
 
 
+@pytest.mark.trust(4, 26)
 def test_census():
     envs = make("BreakoutNoFrameskip-v4", 2, life_loss=True, max_num_frames_per_episode=400)
     _, reward, terminated, truncated, valid = rows_of(envs, actions_of(envs, 101))  # 100 steps and a reset
@@ -156,6 +159,7 @@ def test_delivered_arrays_are_copies():
 
 
 @pytest.mark.parametrize("action", [[0, 6], [-1, 0], [0.0, 1.0], [0], [2**31, 0]])
+@pytest.mark.trust(25)
 def test_bad_actions_are_refused_at_once(action):
     """Sent to the emulator they would hang it."""
     envs = make("PongNoFrameskip-v4", 2)
@@ -167,6 +171,7 @@ def test_bad_actions_are_refused_at_once(action):
     envs.step((), [0, 5])
 
 
+@pytest.mark.trust(23, 25)
 def test_the_watchdog_ends_what_hangs():
     program = (
         "import numpy as np; from jaxql.envs import make\n"
@@ -223,17 +228,20 @@ def test_other_ids_are_refused_with_the_nearest(id, words):
         {"frameskp": 4},
     ],
 )
+@pytest.mark.trust(25)
 def test_settings_that_would_hang_or_mislead_are_refused(setting):
     with pytest.raises(UserError, match=next(iter(setting))):
         make("PongNoFrameskip-v4", 2, env_args=setting)
 
 
 @pytest.mark.parametrize("num_envs", [0, -1, 1.0, True])
+@pytest.mark.trust(25)
 def test_the_number_of_envs_is_checked(num_envs):
     with pytest.raises(UserError, match="num_envs"):
         make("PongNoFrameskip-v4", num_envs)
 
 
+@pytest.mark.trust(25)
 def test_a_given_atari_vector_env_is_refused():
     with pytest.raises(UserError, match="by its id"):
         make(AtariVectorEnv("pong", 1), 1)

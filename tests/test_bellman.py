@@ -96,6 +96,7 @@ def definition(name, x, i):
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
+@pytest.mark.trust(1)
 def test_equation_is_its_definition_row_by_row(name):
     names, options, *_ = EQUATIONS[name]
     x = transitions(0)
@@ -160,6 +161,7 @@ def test_gradient_is_the_slope_of_the_definition(name):
 
 
 @pytest.mark.parametrize("name", [name for name in EQUATIONS if " q_t" in EQUATIONS[name][0]])
+@pytest.mark.trust(12)
 def test_one_illegal_action_more_changes_nothing(name):
     names, options, *_ = EQUATIONS[name]
     x = transitions(3)
@@ -354,6 +356,7 @@ def test_integer_rewards_and_boolean_discounts_are_promoted():
         ({"a_tm1": np.zeros((B, B), int)}, "a_tm1"),
     ],
 )
+@pytest.mark.trust(1)
 def test_shapes_that_would_broadcast_are_refused_by_name(change, culprit):
     x = transitions(2) | change
     args = [x[name] for name in EQUATIONS["q_learning"][0].split()]

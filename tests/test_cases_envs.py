@@ -238,6 +238,7 @@ def test_e5_numbers_that_do_not_fit_are_refused(space, obs, words):
 @pytest.mark.parametrize(
     ("shown", "name"), [("observation", "observation"), ("observation", "observations"), ("info", ""), ("method", "")]
 )
+@pytest.mark.trust(12)
 def test_e7_masks_are_found_wherever_they_are(shown, name, tmp_path):
     made = []
 
@@ -437,6 +438,7 @@ def raising(_):
         (quitting, "step of env 1 raised SystemExit: 3"),
     ],
 )
+@pytest.mark.trust(14)
 def test_e14_a_faulty_step_is_one_line_with_env_tick_and_field(step, words):
     functions = [Toy, lambda: Toy(step=step)]
     env = make(SyncVectorEnv(functions, autoreset_mode=AutoresetMode.NEXT_STEP), 2)
@@ -512,6 +514,7 @@ def test_e14_the_envs_own_exception_is_shown_beneath_the_line(tmp_path, capsys, 
 
 @pytest.mark.parametrize("value", [1e300, -1e300, 10**400, np.float64(1e39), np.nan, np.longdouble(1e300)])
 @pytest.mark.parametrize("field", ["reward", "observation"])
+@pytest.mark.trust(14)
 def test_e21_what_a_cast_makes_infinite_is_refused_at_the_door(field, value):
     if jax.config.values["jax_enable_x64"] and value != 10**400 and np.isfinite(np.float64(value)):
         pytest.skip("it fits")
@@ -546,6 +549,7 @@ def poisoned(field):
 
 
 @pytest.mark.parametrize("field", ["reward", "observation", "state"])
+@pytest.mark.trust(14)
 def test_e21_compiled_rounds_stop_within_a_chunk(field, tmp_path):
     agent, name = ("q-learning", "observation") if field == "state" else ("dqn", field)
     settings = (QUIET if field == "state" else SMALL) | dict(num_envs=3, steps=300, log_every=60)
@@ -561,6 +565,7 @@ def test_e21_compiled_rounds_stop_within_a_chunk(field, tmp_path):
     assert jaxql.train("dqn", poisoned("nothing"), out=tmp_path / "s", **SMALL).env_steps >= 60
 
 
+@pytest.mark.trust(14)
 def test_e21_a_reward_that_overflows_ends_a_run_on_the_host(tmp_path):
     function = lambda: Toy(step=(ZEROS, 1e300, False, False, {}))  # noqa: E731
     if jax.config.values["jax_enable_x64"]:
@@ -580,6 +585,7 @@ SHOWN = {"image": np.full((7, 7, 3), 5, np.uint8), "direction": 2, "mission": "g
     ("keys", "shape"),
     [((), (7, 7, 3)), (("image",), (7, 7, 3)), (("direction",), ()), (("direction", "image"), (151,))],
 )
+@pytest.mark.trust(13)
 def test_e22_parts_of_a_dict_are_chosen(keys, shape):
     env = make(lambda: Toy(space=GRID, obs=SHOWN), 2, obs_keys=keys)
     obs = np.asarray(env.reset())
@@ -802,6 +808,7 @@ def test_e29_the_extra_of_gymnax_names_what_gymnax_forgets():
 
 
 @pytest.mark.parametrize("hang", ["time.sleep(1000)", "exec('while True: pass')"])
+@pytest.mark.trust(23)
 def test_e36_an_env_that_hangs_ends_the_process(hang):
     program = f"""
     import sys, time, gymnasium

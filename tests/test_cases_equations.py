@@ -50,6 +50,7 @@ def filled(capacity=8, envs=4, ticks=2, **options):
 
 
 @pytest.mark.parametrize("poison", [np.inf, -np.inf, np.nan, 1e300])
+@pytest.mark.trust(7)
 def test_m2_an_error_that_is_no_number_leaves_its_row_as_it_was(poison):
     store, ring, add, step = filled()
     index, errors = jnp.arange(8), np.arange(1.0, 9.0)
@@ -76,6 +77,7 @@ def test_m2_no_finite_error_overflows_the_tree(errors, alpha):
     assert jnp.all(jnp.isfinite(batch.weight)) and jnp.all(batch.weight > 0)
 
 
+@pytest.mark.trust(7)
 def test_m2_all_of_a_batch_may_be_poison():
     store, ring, *_ = filled(shards=2)
     before = ring
@@ -114,6 +116,7 @@ RULES = {
 
 
 @pytest.mark.parametrize(("head", "rule"), [(head, "greedy") for head in HEADS] + [("scalar", rule) for rule in RULES])
+@pytest.mark.trust(12)
 def test_m3_a_next_state_without_legal_actions_is_an_end(head, rule):
     table = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2, 3)))
     head, output = HEADS[head]
@@ -561,6 +564,7 @@ RULE = {  # a row: its best actions, its legal ones
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("name", RULE)
+@pytest.mark.trust(12)
 def test_m14_one_rule_for_actions_and_their_odds(name, epsilon, draws=4000):
     q, best, legal = (np.asarray(x, np.float32) for x in RULE[name])
     want = (1 - epsilon) * best / best.sum() + epsilon * legal / legal.sum()
@@ -723,6 +727,7 @@ def test_m7_no_public_function_compiles_again_when_called_again():
 
 
 @pytest.mark.slow
+@pytest.mark.trust(24)
 def test_m7_three_hundred_calls_leave_nothing_behind():
     grown = {}
     for name, call in EAGER.items():

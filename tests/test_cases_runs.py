@@ -154,6 +154,7 @@ def test_e34_each_interval_is_kept_on_its_own(tmp_path, monkeypatch):
 
 @pytest.mark.cases
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
+@pytest.mark.trust(23)
 def test_e16_a_signal_saves_and_is_the_exit_code(name, code, tmp_path, capsys):
     number, folder = getattr(signal, name), tmp_path / "run"
     argv = ["train", "q-learning", "--env", "CliffWalking-v1", "--steps", "10000000", "--out", str(folder)]
@@ -166,6 +167,7 @@ def test_e16_a_signal_saves_and_is_the_exit_code(name, code, tmp_path, capsys):
 
 
 @pytest.mark.cases
+@pytest.mark.trust(23)
 def test_e16_a_second_signal_ends_at_once(tmp_path):
     after = []
 
@@ -194,6 +196,7 @@ def test_e16_nohup_is_respected(tmp_path):
 
 @pytest.mark.cases
 @pytest.mark.parametrize("where", ["warm-up", "rounds", "a round", "an evaluation"])
+@pytest.mark.trust(23)
 def test_e13_a_slow_env_ends_soon_and_shows_progress(where, tmp_path, capsys):
     settings = {
         "warm-up": dict(warmup_steps=10**5),
@@ -234,6 +237,7 @@ def test_e13_parts_change_nothing_that_is_recorded(tmp_path, monkeypatch):
 
 @pytest.mark.cases
 @pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.trust(20)
 def test_e17_a_failed_write_warns_and_is_tried_again(name, tmp_path, monkeypatch):
     failed, write = [], disk.write_synced
 
@@ -254,6 +258,7 @@ def test_e17_a_failed_write_warns_and_is_tried_again(name, tmp_path, monkeypatch
 
 
 @pytest.mark.cases
+@pytest.mark.trust(20)
 def test_e17_a_disk_that_stays_full_is_one_line_at_the_end(tmp_path, monkeypatch):
     from jaxql.lab import recorder
 
@@ -285,6 +290,7 @@ def test_e18_a_run_without_best_plays_its_last_and_says_so(lake, tmp_path, capsy
 @pytest.mark.cases
 @pytest.mark.parametrize("call", ["open", "write", "fsync", "replace"])
 @pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.trust(20)
 def test_e28_a_full_disk_at_the_start_leaves_nothing(call, exists, tmp_path, monkeypatch):
     folder = tmp_path / "deep" / "run"
     if exists:
@@ -368,6 +374,7 @@ def test_e15_long_names_and_files_in_the_way_are_one_line(tmp_path, monkeypatch,
 @pytest.mark.cases
 @pytest.mark.parametrize("field", ["agent", "env", "network"])
 @pytest.mark.parametrize("trust", [[], ["--trust"]])
+@pytest.mark.trust(21)
 def test_e19_a_folder_that_came_from_elsewhere_runs_no_code(
     field, trust, lake, own_state, tmp_path, monkeypatch, capsys
 ):
@@ -410,6 +417,7 @@ def test_e19_only_typed_modules_let_the_current_folder_be_searched(own_state, tm
     {"env_spec": {"entry_point": "gymnasium.envs.registration:load_env_creator", "kwargs": {"name": "evil:x"}}},
     {"env_spec": {"entry_point": "x.y:Z", "additional_wrappers": [{"entry_point": "os:system"}]}},
 ])  # fmt: skip
+@pytest.mark.trust(21)
 def test_e19_nothing_that_is_loaded_is_called_either(changes, lake, tmp_path):
     from jaxql.lab import files
 
@@ -471,6 +479,7 @@ def test_e19_the_key_is_secret_and_a_signature_cannot_be_made_up(own_state, tmp_
 
 
 @pytest.mark.cases
+@pytest.mark.trust(29)
 def test_e20_config_is_strict_json_with_date_and_machine_and_a_change_is_said(lake, tmp_path, capsys):
     def refuse(name):
         raise AssertionError(f"{name} is no JSON")
@@ -601,6 +610,7 @@ FORGED = {
 
 @pytest.mark.cases
 @pytest.mark.parametrize("case", FORGED)
+@pytest.mark.trust(19, 21)
 def test_e33_a_forged_header_is_one_line(case, tmp_path):
     sealed(tmp_path, FORGED[case], b"\0" * 8)
     with pytest.raises(UserError, match="last") as error:
@@ -610,6 +620,7 @@ def test_e33_a_forged_header_is_one_line(case, tmp_path):
 
 
 @pytest.mark.cases
+@pytest.mark.trust(21)
 def test_e33_lengths_keys_and_manifests_are_checked(tmp_path):
     whole = {"w": array()}
     for changes in (
@@ -652,6 +663,7 @@ def mutated(value, rng):
 
 
 @pytest.mark.cases
+@pytest.mark.trust(19)
 def test_e33_no_forged_checkpoint_gives_another_error(tmp_path):
     rng = np.random.default_rng(0)
     header = {"a": array("F32", (2,), (0, 8)), "b/c": array("U32", (2,), (8, 16)), "d": array("BOOL", (0, 3), (16, 16))}
@@ -670,6 +682,7 @@ def test_e33_no_forged_checkpoint_gives_another_error(tmp_path):
 
 
 @pytest.mark.cases
+@pytest.mark.trust(19)
 def test_e33_no_forged_config_gives_another_error(lake, tmp_path):
     from jaxql.lab import files
 
@@ -701,6 +714,7 @@ def test_e33_no_forged_config_gives_another_error(lake, tmp_path):
 
 @pytest.mark.cases
 @pytest.mark.parametrize("agent", ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in ("pqn", "c51"))])
+@pytest.mark.trust(15)
 def test_e35_divergence_ends_the_run(agent, tmp_path, capsys):
     argv = ["train", agent, "--env", "CartPole-v1", "--learning-rate", "1e6", "--out", str(tmp_path / "run"),
             "--steps", "10000", "--hidden", "16", "--num-envs", "2"]  # fmt: skip
@@ -717,6 +731,7 @@ def test_e35_divergence_ends_the_run(agent, tmp_path, capsys):
 
 @pytest.mark.cases
 @pytest.mark.parametrize("poison", ["loss", "gradient_norm", "q_mean", "params", "inf"])
+@pytest.mark.trust(14, 15)
 def test_e35_poison_ends_the_run_within_a_chunk_and_is_never_saved(poison, tmp_path):
     table = q_learning(16, 4)
 
@@ -749,6 +764,7 @@ HEALTHY = {
 @pytest.mark.parametrize(
     "name", ["optimistic", *(pytest.param(each, marks=pytest.mark.slow) for each in list(HEALTHY)[1:])]
 )
+@pytest.mark.trust(15)
 def test_e35_healthy_runs_are_left_alone(name, tmp_path):
     assert jaxql.train(**HEALTHY[name], steps=400, out=tmp_path / "run").env_steps == 400
 
@@ -772,6 +788,7 @@ def test_e35_values_beyond_what_rewards_allow_are_divergence():
 
 
 @pytest.mark.cases
+@pytest.mark.trust(8, 28)
 def test_e37_more_than_fits_is_refused_before_anything_is_made(lake, tmp_path, capsys):
     began = time.monotonic()
     train = ["train", "dqn", "--env", "CartPole-v1", "--out", str(tmp_path / "run")]

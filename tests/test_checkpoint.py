@@ -153,6 +153,7 @@ def test_what_cannot_be_stored_is_refused_before_anything_is_written(tmp_path):
     assert checkpoint.load(tmp_path / "last")[0] == bad[3][0]
 
 
+@pytest.mark.trust(19)
 def test_every_flipped_or_missing_byte_is_noticed(tmp_path):
     state = {"w": jnp.arange(6.0), "k": jax.random.key(0)}
     checkpoint.save(tmp_path / "last", state, {"env_steps": 1000})
@@ -184,6 +185,7 @@ def test_every_flipped_or_missing_byte_is_noticed(tmp_path):
     assert_same(checkpoint.load(tmp_path / "last", like=state)[0], state)
 
 
+@pytest.mark.trust(22)
 def test_a_newer_format_and_a_foreign_file_are_named(tmp_path):
     checkpoint.save(tmp_path / "last", {"w": jnp.ones(1)}, {})
     manifest = tmp_path / "last.json"
@@ -257,6 +259,7 @@ def full_disk(number, fatal, name):
 
 
 @pytest.mark.parametrize("failure", [kill, fail_once, full_disk])
+@pytest.mark.trust(18, 20)
 def test_a_failure_at_any_disk_call_leaves_the_old_or_the_new(tmp_path, monkeypatch, failure):
     seen = crash_everywhere(tmp_path, monkeypatch, failure)
     assert seen[0] == 1 and seen[-1] == 2 and len(seen) > 6
@@ -264,6 +267,7 @@ def test_a_failure_at_any_disk_call_leaves_the_old_or_the_new(tmp_path, monkeypa
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EDQUOT, errno.EROFS])
 @pytest.mark.parametrize("name", ["open", "write", "fsync", "replace"])
+@pytest.mark.trust(20)
 def test_a_refusing_disk_is_one_line_and_keeps_the_previous(tmp_path, monkeypatch, code, name):
     checkpoint.save(tmp_path / "last", {"w": jnp.ones(3)}, {})
     kept = files(tmp_path)
@@ -286,6 +290,7 @@ def test_a_short_write_is_continued(tmp_path, monkeypatch):
     assert_same(checkpoint.load(tmp_path / "last")[0], {"w": jnp.arange(9)})
 
 
+@pytest.mark.trust(18)
 def test_bytes_are_on_disk_before_a_name_points_at_them(tmp_path, monkeypatch):
     calls = []
     patched(monkeypatch, lambda number, name: calls.append(name))
@@ -362,6 +367,7 @@ for kill in range(rounds):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+@pytest.mark.trust(18)
 def test_kill_9_at_random_moments_loses_nothing_that_was_saved(tmp_path):
     rounds = 60
     (tmp_path / "run").mkdir()

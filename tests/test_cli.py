@@ -125,6 +125,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
+@pytest.mark.trust(28)
 def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
     argv, expected = BAD[case]
     monkeypatch.chdir(tmp_path)
@@ -136,6 +137,7 @@ def test_bad_input_is_one_line_and_writes_nothing(case, tmp_path, monkeypatch, c
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.trust(28)
 def test_an_existing_folder_and_an_unknown_kind_of_video_are_refused(lake, tmp_path, capsys):
     folder, _ = lake
     before = sorted(path.name for path in folder.rglob("*"))
@@ -147,6 +149,7 @@ def test_an_existing_folder_and_an_unknown_kind_of_video_are_refused(lake, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.trust(19)
 def test_a_damaged_checkpoint_is_one_line(lake, tmp_path, capsys):
     import shutil
 
@@ -160,6 +163,7 @@ def test_a_damaged_checkpoint_is_one_line(lake, tmp_path, capsys):
     assert "damaged" in capsys.readouterr().err
 
 
+@pytest.mark.trust(28, 30)
 def test_help_answers_without_jax():
     code = "import sys; from jaxql.cli import main\ntry: main(sys.argv[1:])\nexcept SystemExit: pass\n"
     code += "assert 'jax' not in sys.modules and 'gymnasium' not in sys.modules\n"

@@ -123,6 +123,7 @@ def test_the_plain_python_without_mistakes_conforms():
 
 
 @pytest.mark.parametrize("name", MISTAKES_OF_N_STEPS)
+@pytest.mark.trust(5)
 def test_mistakes_of_n_steps_are_caught_by_name(name):
     mistake, laws = MISTAKES_OF_N_STEPS[name]
     found = names(check_n_step(functools.partial(n_step, **mistake)))
@@ -184,6 +185,7 @@ def td_error(x, *, dead=lambda x: x.terminated, used=lambda x: x.valid, paid=lam
         ({"later": 0}, {"the error is its equation", TRUNCATION}),
     ],
 )
+@pytest.mark.trust(1, 2)
 def test_mistakes_of_one_step_are_caught_by_name(mistake, laws):
     assert names(check_td_error(functools.partial(td_error, **mistake))) == laws
 

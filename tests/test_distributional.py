@@ -138,6 +138,7 @@ def test_batches_are_rows_and_nest(name):
 
 
 @pytest.mark.parametrize("name", [name for name in DROP_INS if "r_t" in DROP_INS[name]])
+@pytest.mark.trust(1)
 def test_shapes_that_would_broadcast_are_refused_by_name(name):
     x = dict(zip(DROP_INS[name].split(), prepared(name, 2), strict=True))
     with pytest.raises(ValueError, match=f"{name}: r_t has shape"):
@@ -216,6 +217,7 @@ BY_HAND = {
 @pytest.mark.parametrize(
     ("name", "kappa"), [(name, kappa) for name in BY_HAND for kappa in ((0.0, 0.7) if "quantile" in name else (None,))]
 )
+@pytest.mark.trust(1)
 def test_drop_in_is_its_definition_row_by_row(name, kappa):
     x = arguments(5)
     rows = [
@@ -371,6 +373,7 @@ def test_past_an_end_nothing_counts_that_is_not_finite():
         close(quantiles, np.full(M, 0.5))
 
 
+@pytest.mark.trust(12)
 def test_an_illegal_action_is_never_chosen():
     atoms = np.linspace(-2, 2, M)
     outputs = np.stack([np.full(M, -np.inf), np.arange(M), np.zeros(M)])

@@ -25,6 +25,7 @@ EXPLAINED = {
 
 
 @pytest.mark.parametrize("name", MODULES)
+@pytest.mark.trust(30)
 def test_examples_run(name):
     module = importlib.import_module(name)
     results = doctest.testmod(module)

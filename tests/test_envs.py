@@ -39,6 +39,7 @@ BOX = spaces.Box(-1, 1, (2,))
         (3, {}, "it is an id"),
     ],
 )
+@pytest.mark.trust(13)
 def test_what_cannot_be_run_is_refused_in_one_line(env, options, words):
     with pytest.raises(UserError, match=words) as error:
         make(env, 2, **options)

@@ -86,6 +86,7 @@ def test_every_agent_can_be_exported(name, tmp_path):
     assert policy(obs).shape == action.shape == (3,)
 
 
+@pytest.mark.trust(19, 21)
 def test_what_is_no_policy_is_one_line(cartpole, tmp_path, capsys):
     good = tmp_path / "policy.safetensors"
     export(cartpole, good)
@@ -117,6 +118,7 @@ def test_what_is_no_policy_is_one_line(cartpole, tmp_path, capsys):
         assert expected in err and len(err.splitlines()) == 1
 
 
+@pytest.mark.trust(21)
 def test_a_module_that_a_policy_names_is_imported_only_if_trusted(cartpole, tmp_path):
     export(cartpole, tmp_path / "policy.safetensors")
     arrays = safetensors.numpy.load_file(tmp_path / "policy.safetensors")

@@ -58,6 +58,7 @@ def test_every_number_survives_in_its_own_precision(tmp_path, dtype):
             assert dtype(f"{float(value):.{digits - 2}e}") != value
 
 
+@pytest.mark.trust(29)
 def test_a_row_is_there_before_the_run_is_closed(tmp_path):
     opened = RunFiles(tmp_path / "a", {}, tensorboard=False)
     for count, row in enumerate(ROWS, 1):
@@ -83,6 +84,7 @@ def test_an_unknown_column_warns_once_and_is_left_out(tmp_path):
 
 
 @pytest.mark.parametrize("torn", [b"", b"5", b"50,0.5", b'50,0.5,"', b"50,0.5,0.1,3", b"\xff\xfe"])
+@pytest.mark.trust(29)
 def test_a_torn_last_line_is_left_out_and_cut_on_resume(tmp_path, torn):
     run(tmp_path / "a", ROWS)
     path = tmp_path / "a" / "metrics.csv"
@@ -109,6 +111,7 @@ def test_empty_and_missing_metrics(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [0, 15, 20, 99])
+@pytest.mark.trust(29)
 def test_resumed_after_rewind_equals_uninterrupted(tmp_path, cut):
     run(tmp_path / "whole", ROWS)
     run(tmp_path / "cut", ROWS[:3])
@@ -141,6 +144,7 @@ class Config:
     rate: object = dataclasses.field(default_factory=lambda: jnp.float32(0.5))
 
 
+@pytest.mark.trust(29)
 def test_config_says_what_was_run_and_where(tmp_path):
     run(tmp_path / "a")
     with RunFiles(tmp_path / "b", {"seed": 7, "agent": Config()}, tensorboard=False):
@@ -151,6 +155,7 @@ def test_config_says_what_was_run_and_where(tmp_path):
     assert set(read["versions"]) == {"python", *files.PACKAGES} and read["versions"]["numpy"] == np.__version__
 
 
+@pytest.mark.trust(29)
 def test_config_names_commit_and_uncommitted_changes(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
@@ -217,6 +222,7 @@ def test_default_folders_are_safe_and_free(tmp_path):
 
 
 @pytest.mark.parametrize("partial", [0, 3])
+@pytest.mark.trust(20)
 def test_a_full_disk_warns_once_loses_those_rows_only_and_mends_the_file(tmp_path, monkeypatch, partial):
     valid = os.write
 
@@ -275,6 +281,7 @@ def test_a_resumed_run_replaces_the_events_it_replays(tmp_path):
     assert len(list((tmp_path / "a").glob("events.*"))) == 2
 
 
+@pytest.mark.trust(20)
 def test_a_disk_full_of_events_does_not_stop_the_run(tmp_path, monkeypatch):
     opened = RunFiles(tmp_path / "a", {})
     opened.append(ROWS[0])

@@ -17,6 +17,7 @@ from jaxql.errors import UserError
 
 
 @pytest.mark.parametrize("vectorised", ["function", "sync", pytest.param("async", marks=pytest.mark.slow)])
+@pytest.mark.trust(16)
 def test_a_row_is_a_function_of_its_seed_and_its_actions(vectorised):
     num_envs, ticks = 3, 60
     kind = {"sync": SyncVectorEnv, "async": AsyncVectorEnv}.get(vectorised)
@@ -47,6 +48,7 @@ def test_a_row_is_a_function_of_its_seed_and_its_actions(vectorised):
 
 
 @pytest.mark.parametrize("env", [Diary, "CartPole-v1", "FrozenLake-v1"])
+@pytest.mark.trust(4)
 def test_census(env):
     envs = make(env, 4, seed=1)
     rng = np.random.default_rng(1)
@@ -151,6 +153,7 @@ class Shifted(gymnasium.Env):
         return int(action), 1, False, False, {}
 
 
+@pytest.mark.trust(13)
 def test_discrete_spaces_count_from_zero():
     envs = make(Shifted, 4)
     assert (envs.spec.num_states, envs.spec.num_actions) == (4, 4)
@@ -162,6 +165,7 @@ def test_discrete_spaces_count_from_zero():
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.DISABLED])
+@pytest.mark.trust(4, 27)
 def test_other_autoreset_modes_are_refused(mode):
     with pytest.raises(UserError, match=rf"{mode.name}; make it with autoreset_mode=.*NEXT_STEP"):
         make(SyncVectorEnv([Diary] * 2, autoreset_mode=mode), 2)
@@ -209,6 +213,7 @@ class Breaks(Diary):
 
 @pytest.mark.parametrize("field", ["reward", "observation"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.trust(14)
 def test_what_is_not_finite_is_refused(field, value):
     envs = make(SyncVectorEnv([lambda: Breaks("nothing", 0), lambda: Breaks(field, value)]), 2)
     envs.reset()

@@ -115,6 +115,7 @@ def ring_of(state):
 
 
 @every_agent("dqn", "q-learning")
+@pytest.mark.trust(24)
 def test_host_loop_equals_scan_and_traces_once(name):
     agent, traces = agent_of(name), Counter()
 
@@ -184,6 +185,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
 
 @pytest.mark.float32
 @every_agent("dqn", "q-iteration")
+@pytest.mark.trust(16)
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name), plan_of(name))[0])
     first, again, other = (run(jax.random.key(seed), hyper_of(name))[0][0].params for seed in (3, 3, 4))
@@ -193,6 +195,7 @@ def test_same_seed_same_bytes_other_seed_other_bytes(name):
 
 @pytest.mark.float32
 @every_agent("dqn", "pqn")
+@pytest.mark.trust(10)
 def test_state_shares_no_buffer_and_donation_keeps_the_store_in_place(name):
     agent = loop.jit_agent(agent_of(name))
     _, start, _ = program(agent, plan_of(name))
@@ -286,6 +289,7 @@ def test_a_compiled_loop_copies_no_store(name):
 
 @pytest.mark.float32
 @every_agent("pqn", "q-learning")
+@pytest.mark.trust(9)
 def test_policy_is_greedy_at_zero_and_random_at_one(name):
     agent = agent_of(name)
     (state, env, obs), _ = jax.jit(program(agent, plan_of(name))[0])(jax.random.key(0), hyper_of(name))
@@ -318,6 +322,7 @@ PROBES = {
 
 
 @pytest.mark.parametrize("name", PROBES)
+@pytest.mark.trust(2)
 def test_truncation_bootstraps_and_termination_does_not(name):
     """An annuity of 1 at discount 0.9 is worth 10; if one step in 5 ends it, and all look alike, 1 / (1 - 0.72)."""
     agent, learning_rate = PROBES[name]

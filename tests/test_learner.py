@@ -77,6 +77,7 @@ def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
 
 
 @pytest.mark.parametrize("target", ["hard", "polyak", "none"])
+@pytest.mark.trust(10)
 def test_the_target_network_follows_as_it_says(target, tau=0.25, period=3):
     config = dataclasses.replace(BASE, target=target, tau=tau, target_period_updates=period)
     agent, state = filled(config, TABLE)

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.float64
 
 @pytest.mark.parametrize("backup", BACKUPS)
 @pytest.mark.parametrize("head", HEADS)
+@pytest.mark.trust(1)
 def test_the_loss_its_report_and_its_gradient_are_the_equations(head, backup):
     rows, tables = batch(1, masked=True), [table(head, seed) for seed in (2, 3, 4)]
     (loss, info), (gradient, *others) = fast_loss(head, backup, rows)(*to_jax(tables))

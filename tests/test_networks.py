@@ -182,6 +182,7 @@ def test_auto_takes_the_first_network_that_accepts():
     assert default_network(images(2, 2, 3)) == "mlp"
 
 
+@pytest.mark.trust(8)
 def test_bytes_are_scaled_once_and_channels_are_where_they_should_be():
     convolutions = ((2, 3, 1),)
     first = from_flax(QNetwork(2, (4,), convolutions=convolutions, channels_first=True))

@@ -22,6 +22,7 @@ def test_observations_share_no_memory_with_the_env():
         assert np.asarray(obs.next_obs).all()
 
 
+@pytest.mark.trust(13)
 def test_dicts_and_tuples_are_flattened():
     space = spaces.Dict(a=spaces.Box(0, 1, (2, 2), np.float32), b=spaces.Tuple([spaces.Discrete(3)]))
     envs = make(lambda: Shows(space), 2, seed=4)
@@ -49,6 +50,7 @@ def test_action_masks_pass_through():
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.uint8, np.int64])
+@pytest.mark.trust(13)
 def test_dtypes(dtype):
     envs = make(lambda: Shows(spaces.Box(0, 255 if dtype == np.uint8 else 9, (2,), dtype)), 2)
     obs = envs.reset()

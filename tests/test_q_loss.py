@@ -159,6 +159,7 @@ def test_masks_in_their_three_forms_agree(head, backup):
     assert abs(unmasked[0][0] - given[0][0]) > 1e-3
 
 
+@pytest.mark.trust(12)
 def test_an_illegal_action_of_the_next_state_is_not_bootstrapped():
     values = jnp.array([[0.0, 0.0], [1.0, 1e9]])
     network = with_action_mask(Network(init=None, apply=lambda p, obs, memory=(), key=None: (p[obs], memory)))
@@ -179,6 +180,7 @@ def test_an_illegal_action_of_the_next_state_is_not_bootstrapped():
 
 
 @each_pair
+@pytest.mark.trust(1)
 def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):
     first, second = tables(head, 16, 17, 18), tables(head, 19, 20, 21)
     rows = batch(22)
@@ -203,6 +205,7 @@ def test_half_precision_is_computed_with_in_float32_at_least(head, backup):
         assert_same((loss, info), fast_loss(head, backup, rows)(*whole)[0], 1e-4)
 
 
+@pytest.mark.trust(1)
 def test_mismatched_shapes_are_refused_by_name():
     (params, target), rows = tables("huber", 27, 28), batch(29, strange=False)
     f = functools.partial(losses.q_loss, params, target)

@@ -22,6 +22,7 @@ def oracle():
 
 
 @pytest.mark.parametrize("number", [example(number) for number in range(len(BLOCKS))])
+@pytest.mark.trust(30)
 def test_example_runs(number, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     if "rlax" in BLOCKS[number]:

@@ -49,6 +49,7 @@ def rollout(log, t, env, n, gamma) -> Transition:
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4), (10, 1)])
+@pytest.mark.trust(4, 5)
 def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, envs=3, starts=8, gamma=0.9):
     log = random_log(np.random.default_rng(n), 40, envs, stack)
     replay = kind(starts * envs, n, stack)
@@ -75,6 +76,7 @@ def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, envs=3, 
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
+@pytest.mark.trust(5)
 def test_a_traced_n_is_the_static_one(kind, most=5, envs=3, stack=2, gamma=0.9):
     log = random_log(np.random.default_rng(1), 20, envs, stack)
     replay = kind(60, most, stack)
@@ -100,6 +102,7 @@ def test_capacity_that_the_worlds_do_not_divide_is_rounded_up():
     assert ring.rows.reward.shape == (3 + 2, 4)  # ceil(10 / 4) ticks and a margin of 2
 
 
+@pytest.mark.trust(8)
 def test_frames_are_stored_once():
     obs = jnp.zeros((2, 4, 84, 84), jnp.uint8)
     ring = uniform_replay(capacity=1_000, n_step=3, stack=4).init(zero_step(obs))
@@ -109,12 +112,14 @@ def test_frames_are_stored_once():
 
 
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
+@pytest.mark.trust(8)
 def test_a_million_atari_frames_take_no_more_than_they_must(kind):
     obs = jax.ShapeDtypeStruct((16, 4, 84, 84), jnp.uint8)
     ring = jax.eval_shape(lambda obs: kind(1_000_000, n_step=10, stack=4).init(zero_step(obs)), obs)
     assert sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(ring)) <= 7.3e9
 
 
+@pytest.mark.trust(8)
 def test_bytes_stay_bytes():
     obs = jnp.array([[0], [255]], jnp.uint8)
     replay = uniform_replay(capacity=4)
@@ -133,6 +138,7 @@ def test_observations_may_be_trees():
     np.testing.assert_array_equal(batch.obs["action_mask"][:, 1], envs)
 
 
+@pytest.mark.trust(7)
 def test_nothing_valid_has_weight_zero():
     replay = uniform_replay(capacity=8)
     ring = replay.init(zero_step(jnp.zeros(2)))
@@ -162,6 +168,7 @@ class SlowPriorities:
 
 
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4)])
+@pytest.mark.trust(7)
 def test_priorities_equal_the_definition_at_every_fill_level(n, stack, envs=3, starts=8, alpha=0.6):
     rng = np.random.default_rng(n)
     log = random_log(rng, 100, envs, stack)

@@ -91,6 +91,7 @@ def assert_equal_states(one, other):
 
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("stop_at", [300, 900])
+@pytest.mark.trust(17)
 def test_a_resumed_run_equals_the_uninterrupted_one(name, stop_at, tmp_path):
     agent, env, settings = RUNS[name]
     whole = train(agent, env, tmp_path / "whole", **settings)
@@ -103,6 +104,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(name, stop_at, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", REGISTRY)
+@pytest.mark.trust(17)
 def test_every_agent_resumes_exactly(name, tmp_path):
     env = "FrozenLake-v1" if name in ("q-learning", "value-iteration", "q-iteration") else "CartPole-v1"
     settings = settings_of(name)
@@ -127,6 +129,7 @@ def _stop(stop_at):
 
 
 @pytest.mark.slow
+@pytest.mark.trust(17)
 def test_pong_resumes_exactly(tmp_path):
     settings = dict(
         num_envs=2, steps=1600, log_every=200, eval_every=800, eval_episodes=1, checkpoint_every=400, warmup_steps=400,
@@ -140,6 +143,7 @@ def test_pong_resumes_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "jax:cartpole"])
+@pytest.mark.trust(17)
 def test_many_seeds_resume_together(env, tmp_path):
     settings = SMALL | DEEP | dict(steps=800, solved_at=25.0, seeds=2)
     train("dqn", env, tmp_path / "whole", **settings)
@@ -152,6 +156,7 @@ def test_many_seeds_resume_together(env, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pqn", "dqn", "jax env"])
+@pytest.mark.trust(17, 23)
 def test_a_run_that_a_signal_stopped_resumes_exactly(name, tmp_path):
     """The signal may come in the middle of a round, in an evaluation or in the warm-up."""
     agent, env, settings = RUNS[name]
@@ -181,6 +186,7 @@ def test_a_run_that_a_signal_stopped_resumes_exactly(name, tmp_path):
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
+@pytest.mark.trust(17, 18)
 def test_kill_9_at_any_moment(tmp_path):
     """The process is killed from outside, again and again, until the run is finished."""
     argv = ["q-learning", "--env", "FrozenLake-v1", "--steps", "20000", "--solved-at", "inf", "--log-every", "500"]
@@ -204,6 +210,7 @@ def test_kill_9_at_any_moment(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------ a command, repeated
+@pytest.mark.trust(28)
 def test_a_command_on_a_folder_starts_resumes_or_says_finished(tmp_path, capsys):
     argv = f"train q-learning --env FrozenLake-v1 --steps 600 --out {tmp_path}/run --resume-or-start".split()
     assert cli.main(argv) == 0
@@ -260,6 +267,7 @@ def test_a_second_process_in_a_folder_is_refused(tmp_path):
     jaxql.train("q-learning", "FrozenLake-v1", out=tmp_path / "run", quiet=True, callback=callback, **TABLE)
 
 
+@pytest.mark.trust(19)
 def test_a_snapshot_of_other_settings_or_a_damaged_one_is_one_line(tmp_path, capsys):
     train("q-learning", "FrozenLake-v1", tmp_path / "run", stop_at=900, **TABLE | dict(solved_at=np.inf))
     arrays = next((tmp_path / "run" / "state").glob("last.*.safetensors"))

@@ -1,6 +1,7 @@
 """Episode seeds do not collide, and the actions of current episodes are kept."""
 
 import numpy as np
+import pytest
 
 from jaxql.envs.seeding import PURPOSES, EpisodeActions, episode_seed
 
@@ -20,6 +21,7 @@ def test_actions_of_current_episodes_are_kept():
             np.testing.assert_array_equal(actions, np.reshape(everything[start.min() :], (-1, 2)))
 
 
+@pytest.mark.trust(16)
 def test_seeds_of_purposes_are_disjoint_and_runs_share_nothing():
     grid = [(env_index, episode) for env_index in range(8) for episode in range(40)]
     seeds = {

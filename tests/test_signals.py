@@ -22,6 +22,7 @@ LONG = "time.sleep(30); time.sleep(30)"
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
+@pytest.mark.trust(23)
 def test_a_process_that_does_not_end_is_ended(name):
     code = SLEEPING.format(work=LONG)
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -34,6 +35,7 @@ def test_a_process_that_does_not_end_is_ended(name):
     assert output == "asked\n" and "without saving" in error
 
 
+@pytest.mark.trust(23)
 def test_a_second_signal_acts_at_once():
     code = SLEEPING.format(work=LONG).replace("patience=0.5", "patience=60")
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

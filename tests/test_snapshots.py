@@ -109,6 +109,7 @@ def test_what_is_saved_does_not_change_when_the_run_goes_on(tmp_path):
     assert_same(Snapshots(tmp_path).load({"data": kept})[0], {"data": kept})
 
 
+@pytest.mark.trust(20)
 def test_a_failed_save_is_told_and_the_snapshot_before_stays(tmp_path, monkeypatch):
     replay = uniform_replay(capacity=8 * ENVS)
     obs = first_obs()

@@ -11,6 +11,7 @@ pytestmark = pytest.mark.float64
 
 
 @pytest.mark.parametrize("size", [1, 128, 129, 40_000])
+@pytest.mark.trust(7)
 def test_it_is_an_array_with_a_total(size):
     rng, tree, array = np.random.default_rng(size), sum_tree.zeros(size), np.zeros(size)
     write = jax.jit(sum_tree.write, donate_argnums=0)
@@ -26,6 +27,7 @@ def test_it_is_an_array_with_a_total(size):
         below = level
 
 
+@pytest.mark.trust(7)
 def test_draws_are_in_proportion_and_never_of_nothing():
     rng, draws = np.random.default_rng(0), 200_000
     weights = rng.uniform(0, 1, 40_000) ** 4 * (rng.random(40_000) < 0.5)

@@ -97,6 +97,7 @@ def test_evaluation_has_seeds_of_its_own(lake):
 
 
 @pytest.mark.parametrize("agent", ["q-learning", "dqn"])
+@pytest.mark.trust(16)
 def test_same_seed_same_bytes(agent, tmp_path):
     options = SHORT_DQN if agent == "dqn" else LAKE | dict(steps=3_000, stop_when_solved=False)
     runs = [jaxql.train(agent, **options, seed=seed, out=tmp_path / str(i)) for i, seed in enumerate((5, 5, 6))]
@@ -108,6 +109,7 @@ def test_same_seed_same_bytes(agent, tmp_path):
         assert np.isfinite(runs[0].metrics["eval_return"]).sum() == 2
 
 
+@pytest.mark.trust(2)
 def test_the_host_loop_tells_truncation_from_termination(tmp_path):
     """An annuity of 1 at discount 0.9 is worth 10; if one step in 5 ends it, 1 / (1 - 0.72)."""
     for ends_after, limit, worth in (None, 5, 10.0), (5, None, 1 / (1 - 0.9 * 4 / 5)):
@@ -162,6 +164,7 @@ def test_init_from_starts_with_the_best_parameters_of_a_run(lake, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.trust(15)
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
     with pytest.raises(UserError, match="the loss is not finite after [0-9]+ env steps"):
         jaxql.train("dqn", **SHORT_DQN | dict(learning_rate=1e30, loss="squared"), out=tmp_path / "a")
@@ -174,6 +177,7 @@ def test_an_occupied_folder_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.trust(8)
 def test_replay_that_cannot_fit_is_refused_before_it_is_allocated(tmp_path):
     with pytest.raises(UserError, match="GB are free; lower capacity"):
         jaxql.train("dqn", **SHORT_DQN, capacity=2 * 10**9, out=tmp_path / "a")
@@ -212,6 +216,7 @@ class Scripted:
         return np.zeros(3, np.int32), reward, ends & [True, False, True], ends & [False, True, False], np.ones(3, bool)
 
 
+@pytest.mark.trust(26)
 def test_evaluation_counts_one_episode_an_env_and_says_what_was_cut():
     agent = q_learning(150, 3)
     result = evaluation.evaluate(agent, {"q_values": jnp.zeros((150, 3))}, Scripted(), jax.random.key(0), step_cap=4)

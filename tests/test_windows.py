@@ -62,6 +62,7 @@ def lambda_return(reward, terminated, truncated, valid, v, lambda_, t):
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, T + 2])
+@pytest.mark.trust(5)
 def test_windows_are_their_definition(n):
     batch = rows(n)
     got = n_step(*batch, n=n, gamma=GAMMA)
@@ -153,6 +154,7 @@ def test_traces_turn_sequence_returns_into_windows(rlax, n):
         np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.trust(5, 27)
 def test_a_lost_life_ends_the_window_and_the_next_row_starts_afresh():
     reward, no = jnp.array([1.0, 2.0, 4.0]), jnp.zeros(3, bool)
     got = n_step_windows(reward, no.at[0].set(True), no, ~no, 3, 0.5)
@@ -161,6 +163,7 @@ def test_a_lost_life_ends_the_window_and_the_next_row_starts_afresh():
     np.testing.assert_array_equal(got.bootstrap_index, [1, 3, 3])
 
 
+@pytest.mark.trust(5)
 def test_a_reset_without_an_end_before_it_still_bounds_the_window():
     reward, no = jnp.array([1.0, jnp.nan, 4.0]), jnp.zeros(3, bool)
     valid = ~no.at[1].set(True)
