@@ -443,7 +443,10 @@ def _argv(bench: Bench, rng: random.Random) -> list[str]:
 
 
 def fuzz_commands(bench: Bench, rng: random.Random) -> None:
-    """Runs a command in a folder of its own; one that goes on for 4 seconds is sent SIGTERM."""
+    """Runs a command in a folder of its own; one that goes on for 4 seconds is sent SIGTERM.
+
+    One that does not end then is a hang. The patience of a run is longer than that, or the run would end this process.
+    """
     from jaxql import cli
     from jaxql.errors import UserError
 
@@ -495,19 +498,23 @@ FUZZED: dict[str, Callable[[Bench, random.Random], None]] = {
 }
 
 
-def fuzz(target: str, seconds: float, seed: int = 0, most: int | None = None) -> dict[str, Any]:
+def fuzz(
+    target: str, seconds: float, seed: int = 0, most: int | None = None, bench: Bench | None = None
+) -> dict[str, Any]:
     """Tries cases until the time is up, or `most` of them, and returns what was seen.
 
     A case is refused by a UserError of one line, or taken. Anything else is a fault, which is named with its number:
     `random.Random(f"{seed}-{number}")` makes it again. A case that takes longer than 90 seconds ends the process.
     """
     from jaxql.errors import UserError
+    from jaxql.lab import signals
 
     attempt, seen, faults = FUZZED[target], Counter(), {}
     slowest = 0.0
     with tempfile.TemporaryDirectory() as work, _variables(XDG_STATE_HOME=f"{work}/state"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bench = Bench(Path(work, "a", "b"))
+        signals.catching_signals.__wrapped__.__defaults__ = (2.0 * HANG_SECONDS,)  # type: ignore[attr-defined]
+        bench = bench or Bench(Path(work, "a", "b"))
         before, number, began = _memory(), 0, time.monotonic()
         while time.monotonic() - began < seconds and (most is None or number < most):
             case = time.monotonic()
@@ -588,10 +595,6 @@ def hour(case: str, seconds: float, seed: int = 0, rows: int | None = None) -> d
                     eval_every=10**9, solved_at=math.inf, **settings)  # fmt: skip
     settled = samples[len(samples) // 4 :]
     quarters = [settled[i * (len(settled) - 1) // 4] for i in range(5)]
-    growth = settled[-1]["resident_mb"] / settled[0]["resident_mb"] - 1
-    faults = [f"resident memory grew by {growth:.1%}"] if growth > 0.02 else []
-    faults += ["traced again"] if settled[-1]["traces"] > settled[0]["traces"] else []
-    faults += ["arrays grew in number"] if settled[-1]["arrays"] > settled[0]["arrays"] else []
     return {
         "what": "hour",
         "case": case,
@@ -600,10 +603,19 @@ def hour(case: str, seconds: float, seed: int = 0, rows: int | None = None) -> d
         "seconds": round(time.monotonic() - began, 1),
         "env_steps": samples[-1]["env_steps"],
         "rows": len(samples),
-        "memory growth after the first quarter": round(growth, 4),
+        "memory growth after the first quarter": round(settled[-1]["resident_mb"] / settled[0]["resident_mb"] - 1, 4),
         "samples": quarters,
-        "faults": faults,
+        "faults": growth_faults(settled),
     }
+
+
+def growth_faults(samples: list[dict[str, float]]) -> list[str]:
+    """Returns what grew from the first sample to the last: memory by more than 2 %, arrays, or traces."""
+    first, last = samples[0], samples[-1]
+    growth = last["resident_mb"] / first["resident_mb"] - 1
+    faults = [f"resident memory grew by {growth:.1%}"] if growth > 0.02 else []
+    faults += ["traced again"] if last["traces"] > first["traces"] else []
+    return faults + (["arrays grew in number"] if last["arrays"] > first["arrays"] else [])
 
 
 class _Enough(Exception):

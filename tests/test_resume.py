@@ -325,3 +325,16 @@ def test_a_run_may_leave_its_replay_out(tmp_path):
     assert run.env_steps >= 1200
     steps = read_metrics(tmp_path / "run")["env_steps"]
     assert np.all(np.diff(steps) > 0) and json.loads((tmp_path / "run" / "result.json").read_text())["finished"]
+
+
+@pytest.mark.trust(18)
+def test_the_state_that_a_kill_left_of_a_finished_run_is_removed(tmp_path):
+    settings = TABLE | dict(steps=600, solved_at=np.inf)
+    train("q-learning", "FrozenLake-v1", tmp_path / "run", **settings)
+    (tmp_path / "run" / "state").mkdir()
+    (tmp_path / "run" / "state" / "last.safetensors.tmp").write_bytes(b"half")
+    jaxql.resume(tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "state").exists()
+    train("q-learning", "FrozenLake-v1", tmp_path / "kept", **settings | dict(keep_state=True))
+    jaxql.resume(tmp_path / "kept", quiet=True)
+    assert (tmp_path / "kept" / "state" / "last.json").exists()

@@ -13,6 +13,7 @@ from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import as_json, read_config, read_result
 from jaxql.lab.runs import Run, network_named, open_run, opening, seed_folders
 from jaxql.lab.settings import RunSettings, plain, settings as resolve
+from jaxql.lab.snapshots import Snapshots
 from jaxql.lab.training import Plan, play
 
 Callback = Callable[[dict[str, Any]], Any]
@@ -47,6 +48,8 @@ def resume(
     raised = plan.settings.steps > _planned_steps(plan, read_config(folders[0])["config"]["settings"])
     if all(read_result(each) for each in folders):
         if not raised:
+            if not plan.settings.keep_state:
+                Snapshots(plan.state_folder).remove()  # a kill may have come in the middle of it
             return _finished(folders, quiet, trust)
         if not os.path.exists(plan.state_folder / "last.json"):
             raise UserError(
