@@ -449,12 +449,15 @@ def fuzz_commands(bench: Bench, rng: random.Random) -> None:
     """
     from jaxql import cli
     from jaxql.errors import UserError
+    from jaxql.lab import signals
 
     current = bench.work / "current"
     shutil.rmtree(current)
     current.mkdir()
     argv = _argv(bench, rng)
     out, err = io.StringIO(), io.StringIO()
+    patience = signals.catching_signals.__wrapped__  # type: ignore[attr-defined]
+    patience.__defaults__ = (2.0 * HANG_SECONDS,)
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
     signal.signal(signal.SIGTERM, _stop)
     signal.setitimer(signal.ITIMER_REAL, 4)
@@ -468,6 +471,7 @@ def fuzz_commands(bench: Bench, rng: random.Random) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        patience.__defaults__ = (signals.PATIENCE,)
     said = err.getvalue()
     assert code in (0, 2, 130, 143), f"{argv}: exit {code}"
     assert "Traceback" not in said + out.getvalue(), f"{argv}: {said}"
@@ -507,13 +511,11 @@ def fuzz(
     `random.Random(f"{seed}-{number}")` makes it again. A case that takes longer than 90 seconds ends the process.
     """
     from jaxql.errors import UserError
-    from jaxql.lab import signals
 
     attempt, seen, faults = FUZZED[target], Counter(), {}
     slowest = 0.0
     with tempfile.TemporaryDirectory() as work, _variables(XDG_STATE_HOME=f"{work}/state"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        signals.catching_signals.__wrapped__.__defaults__ = (2.0 * HANG_SECONDS,)  # type: ignore[attr-defined]
         bench = bench or Bench(Path(work, "a", "b"))
         before, number, began = _memory(), 0, time.monotonic()
         while time.monotonic() - began < seconds and (most is None or number < most):

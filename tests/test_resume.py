@@ -338,3 +338,33 @@ def test_the_state_that_a_kill_left_of_a_finished_run_is_removed(tmp_path):
     train("q-learning", "FrozenLake-v1", tmp_path / "kept", **settings | dict(keep_state=True))
     jaxql.resume(tmp_path / "kept", quiet=True)
     assert (tmp_path / "kept" / "state" / "last.json").exists()
+
+
+@pytest.mark.trust(19)
+def test_forged_values_under_right_checksums_are_one_line(tmp_path):
+    train("q-learning", "FrozenLake-v1", tmp_path / "run", **TABLE | dict(steps=300, keep_state=True))
+    path = tmp_path / "run" / "state" / "last.json"
+    whole = json.loads(path.read_text())
+    for place, value in (
+        (("arrays",), 3),
+        (("arrays", "0/recent"), [[10**15], "<f8"]),
+        (("segments",), 3),
+        (("run", "recorders"), []),
+        (("run", "recorders", 0, "next_log"), "x"),
+        (("run", "recorders", 0, "over"), None),
+        (("run", "warmup"), "x"),
+        (("run", "unfinished"), None),
+        (("run",), None),
+    ):
+        record = json.loads(json.dumps(whole))
+        *parents, last = ("metadata", *place)
+        holder = record
+        for name in parents:
+            holder = holder[name]
+        holder[last] = value
+        record["checksum"] = checkpoint._checksum({k: v for k, v in record.items() if k != "checksum"})
+        path.write_text(json.dumps(record))
+        with pytest.raises(UserError, match="state"):
+            jaxql.resume(tmp_path / "run", steps=400, quiet=True)
+    path.write_text(json.dumps(whole))
+    assert jaxql.resume(tmp_path / "run", steps=400, quiet=True).env_steps >= 400

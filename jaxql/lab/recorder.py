@@ -142,6 +142,8 @@ class SeedRecorder:
           arrays, values: of the snapshot.
         """
         for name in COUNTERS:
+            if type(values[name]) is not type(getattr(self, name)):
+                raise TypeError(f"{name} is {values[name]!r:.60}")
             setattr(self, name, values[name])
         self.recent.extend(arrays["recent"].tolist())
         self.fresh = arrays["fresh"].tolist()

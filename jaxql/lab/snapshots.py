@@ -139,7 +139,7 @@ class Snapshots:
         try:
             arrays = {name: np.empty(shape, np.dtype(kind)) for name, (shape, kind) in record["arrays"].items()}
             segments, run = record["segments"], record["run"]
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, MemoryError, OverflowError, TypeError, ValueError) as error:
             raise UserError(f"{path}.json is not the snapshot of a run: {error}") from error
         loaded, _ = checkpoint.load(path, {"tree": rest, "arrays": arrays})
         filled = iter([self._read_rows(ring.rows, of_ring) for ring, of_ring in zip(rings, segments, strict=True)])
@@ -154,6 +154,8 @@ class Snapshots:
         rows, axis = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like), self._axis
         for segment in segments:
             span = segment["first"], segment["end"], like.valid.shape[axis]
+            if not 0 <= span[1] - span[0] <= span[2]:
+                raise UserError(f"{self.folder / 'last.json'} is damaged: a segment of {span[1] - span[0]} ticks")
             shapes = _map_rows(
                 rows, lambda x, slots: np.empty((*x.shape[:axis], len(slots), *x.shape[axis + 1 :]), x.dtype), *span
             )

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import operator
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -223,12 +224,25 @@ class Trainer:
           UserError: there is none, or it is damaged or of other settings.
         """
         assert self.snapshots is not None
+        try:
+            carry, warmup = self.restored()
+        except UserError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # forged values
+            path = self.snapshots.folder / "last.json"
+            raise UserError(f"{path} is not the snapshot of this run: {type(error).__name__}: {error}") from error
+        self.close_chunks([i for i in self.going() if self.recorders[i].rounds == 0], carry[0])  # a stopped evaluation
+        return carry, warmup
+
+    def restored(self) -> tuple[Carry, int]:
+        """Returns the carry and the warm-up of the newest snapshot; every value in it is as yet unchecked."""
+        assert self.snapshots is not None
         obs = self.env.reset()
         key, hyper = self.keys_and_hyper()
         shapes = self.stored_part(jax.eval_shape(self.program.init, key, obs, hyper))
         tree, arrays, values = self.snapshots.load({"agent": shapes, "env": self.env.state, "obs": obs})
-        state, warmup = tree["agent"], values["warmup"]
-        self.play.unfinished = values["unfinished"]
+        state, warmup = tree["agent"], operator.index(values["warmup"])
+        self.play.unfinished = operator.index(values["unfinished"])
         if isinstance(self.env, DeviceEnv):
             self.env.skip_resets(values["resets"] - self.env.num_resets)
             obs, env_state = tree["obs"], tree["env"]
@@ -252,7 +266,6 @@ class Trainer:
         self.clock = Stopwatch(max(each.watch.seconds() for each in self.recorders))
         steps, every = max(each.env_steps for each in self.recorders), self.settings.checkpoint_every
         self.next_snapshot, self.saved_at = (steps // every + 1) * every, self.clock.seconds()
-        self.close_chunks([i for i in self.going() if self.recorders[i].rounds == 0], state)  # a stopped evaluation
         return (state, env_state, obs), warmup
 
     def with_fresh_episodes(self, state: State, obs: Any) -> tuple[State, Any]:
