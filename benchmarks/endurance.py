@@ -443,7 +443,7 @@ def _argv(bench: Bench, rng: random.Random) -> list[str]:
 
 
 def fuzz_commands(bench: Bench, rng: random.Random) -> None:
-    """Runs a command in a folder of its own; one that goes on for 4 seconds is sent SIGTERM.
+    """Runs a command in a folder of its own; a training that goes on for 4 seconds is sent SIGTERM.
 
     One that does not end then is a hang. The patience of a run is longer than that, or the run would end this process.
     """
@@ -460,7 +460,7 @@ def fuzz_commands(bench: Bench, rng: random.Random) -> None:
     patience.__defaults__ = (2.0 * HANG_SECONDS,)
     signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGTERM))
     signal.signal(signal.SIGTERM, _stop)
-    signal.setitimer(signal.ITIMER_REAL, 4)
+    signal.setitimer(signal.ITIMER_REAL, 4 if argv[0] in ("train", "resume") else 60)
     try:
         with contextlib.chdir(current), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = cli.main(argv)
