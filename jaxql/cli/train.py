@@ -53,7 +53,7 @@ def run(argv: list[str]) -> int:
     defaults = settings(entry_of(name), envs.identify(env)[0] if env else "", preset)
     network, argv = _own_network(argv)
     given = parse(_with_settings(*defaults), argv, f"train {name}")
-    env_args = _env_args(given.env_arg)
+    env_args = parse_env_args(given.env_arg)
     from jaxql.lab.training import train
 
     done = train(
@@ -121,7 +121,7 @@ def _changes(given: Any, algorithm: Any, run: Any) -> dict[str, Any]:
     }
 
 
-def _env_args(words: Sequence[str]) -> dict[str, Any]:
+def parse_env_args(words: Sequence[str]) -> dict[str, Any]:
     """Returns the arguments that words "KEY=VALUE" give; a value is a Python literal or else a string."""
     values: dict[str, Any] = {}
     for word in words:

@@ -130,7 +130,7 @@ class RunFiles:
             read_config(self.folder)
         else:
             self._made = _claim(self.folder, config)
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
             self._metrics = Table(self.folder / "metrics.csv")
             self._timing = Table(self.folder / "timing.csv", TIMING)
@@ -219,7 +219,7 @@ class RunFiles:
         _remove_folders(self._made)
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """Returns the descriptor of the locked folder, which a kill unlocks; None where folders cannot be locked.
 
     Raises:
@@ -232,7 +232,7 @@ def _lock(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise UserError(f"{folder} is in use: another process trains in it; wait for it or stop it") from error
+        raise UserError(f"{folder} is in use: another process works in it; wait for it or stop it") from error
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None

@@ -98,7 +98,7 @@ def train(
     named = network if isinstance(network, str) and ":" in network else None
     if isinstance(network, str) and not named:
         settings["network"], network = network, None
-    shown = EnvOptions(obs_keys, channels, _keeps_table(entry), watchdog_seconds)
+    shown = EnvOptions(obs_keys, channels, keeps_table(entry), watchdog_seconds)
     make_env = EnvMaker(env, env_args or {}, shown)
     if isinstance(env, VectorEnv):
         if env.num_envs % seeds:
@@ -215,7 +215,7 @@ def play(
             made.close()
 
 
-def _keeps_table(entry: agents.AgentEntry) -> bool | None:
+def keeps_table(entry: agents.AgentEntry) -> bool | None:
     """Returns whether an agent keeps a table, or None of one that was made outside the package."""
     if entry.config is OutsideConfig:
         return None
