@@ -16,8 +16,9 @@ from jaxql import cli
 from jaxql.cli.sweep import _from_file
 from jaxql.errors import UserError
 from jaxql.lab import engines
+from jaxql.lab.files import last_env_steps
 from jaxql.lab.ranges import Range, parse_range, parse_value, parse_values
-from jaxql.lab.sweep import FixedSearch, SweepSpec, env_steps_of, jobs_of
+from jaxql.lab.sweep import FixedSearch, SweepSpec, jobs_of
 from jaxql.lab.sweep_results import mean_scores, results_of
 from jaxql.lab.sweeping import Runner
 
@@ -140,12 +141,12 @@ def test_results_are_sorted_and_know_what_is_missing(tmp_path):
 
 
 def test_steps_of_a_running_job(tmp_path):
-    assert env_steps_of(tmp_path) == 0
+    assert last_env_steps(tmp_path) == 0
     path = tmp_path / "metrics.csv"
     path.write_text("env_steps,loss\n")
-    assert env_steps_of(tmp_path) == 0
+    assert last_env_steps(tmp_path) == 0
     path.write_text("env_steps,loss\n100,1\n200,2\n30")
-    assert env_steps_of(tmp_path) == 200
+    assert last_env_steps(tmp_path) == 200
 
 
 # ------------------------------------------------------------------------------------- jobs that are killed and crash

@@ -67,6 +67,14 @@ class Killer(threading.Thread):
                         yield int(entry), mark
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs(tmp_path_factory):
+    """The jobs share compiled programs, so that each takes a second or two."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAXQL_COMPILATION_CACHE", str(tmp_path_factory.mktemp("programs")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     made = {}
@@ -84,7 +92,7 @@ COUNTS = [pytest.param(6, 0.5), pytest.param(60, 0.3, marks=pytest.mark.slow)]
 
 @pytest.mark.parametrize(("count", "share"), COUNTS)
 @pytest.mark.parametrize("engine", ["local", "ray", "slurm:local"])
-def test_killed_jobs_change_nothing(engine, count, share, undisturbed, tmp_path, monkeypatch):
+def test_killed_jobs_change_nothing(engine, count, share, undisturbed, tmp_path):
     package = {"ray": "ray", "slurm:local": "submitit"}.get(engine)
     if package:
         pytest.importorskip(package)

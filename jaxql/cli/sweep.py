@@ -61,9 +61,11 @@ def run(argv: list[str]) -> int:
     )
     require_at_least(1, jobs=jobs, cpus_per_job=cpus)
     require_at_least(0, retries=options.get("retries", 3), gpus_per_job=gpus)
-    from jaxql.lab import engines, sweep
+    from jaxql.lab import engines, sweep, tracking
 
     engines.check_engine(engine)
+    if spec.track is not None:
+        tracking.check_service(spec.track)
     if engine == "sbatch" and spec.optuna:
         raise UserError("--optuna waits for scores, which --engine sbatch cannot: use --engine slurm, or --random")
     import jax

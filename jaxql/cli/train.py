@@ -29,6 +29,7 @@ class Options:
     channels: Literal["auto", "first", "last"] = "auto"  # axis of images that holds their channels
     watchdog_seconds: float = 300.0  # the process ends if a step of the envs takes longer
     init_from: str | None = None  # run folder whose best parameters to start from
+    track: str | None = None  # wandb, mlflow or trackio: a service that gets the metrics too
     resume_or_start: bool = False  # if --out holds this run, go on with it, or say that it is finished
 
 
@@ -69,6 +70,7 @@ def run(argv: list[str]) -> int:
         watchdog_seconds=given.watchdog_seconds,
         init_from=given.init_from,
         resume_or_start=given.resume_or_start,
+        track=given.track,
         **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines

@@ -100,7 +100,7 @@ def resume_if_begun(
 def _remove_unborn(folder: Path) -> None:
     """Removes what a run leaves that was killed before its first step."""
     left = list(folder.iterdir()) if os.path.isdir(folder) else []
-    names = {"metrics.csv", "timing.csv", "config.json", "config.json.tmp"}
+    names = {"metrics.csv", "timing.csv", "config.json", "config.json.tmp", "tracking.json"}
     if all(each.name in names for each in left) and not _has_rows(folder):
         for each in left:
             each.unlink()

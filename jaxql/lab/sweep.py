@@ -8,7 +8,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -251,16 +250,6 @@ def text_of(value: Any) -> str:
     ('64,64', '0.001', 'True')
     """
     return ",".join(map(text_of, value)) if isinstance(value, tuple) else str(value)
-
-
-def env_steps_of(folder: str | os.PathLike) -> int:
-    """Returns the env steps in the last whole row of metrics.csv; 0 where there is none."""
-    try:
-        with open(Path(folder) / "metrics.csv", "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
-            return int(float(file.read().rsplit(b"\n", 2)[-2].split(b",")[0]))
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def _fixed_cells(spec: SweepSpec) -> Iterator[Cell]:

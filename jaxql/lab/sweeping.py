@@ -18,13 +18,13 @@ from jaxql.errors import UserError
 from jaxql.lab.disk import write_file
 from jaxql.lab.engines import Engine, Handle, python_command
 from jaxql.lab.environments import EnvMaker
-from jaxql.lab.files import lock_folder
+from jaxql.lab.files import last_env_steps, lock_folder
 from jaxql.lab.optuna_search import OptunaSearch
 from jaxql.lab.progress import Progress
 from jaxql.lab.runs import network_named
 from jaxql.lab.settings import RunSettings, settings as resolve
 from jaxql.lab.signals import catching_signals
-from jaxql.lab.sweep import Cell, FixedSearch, Job, Search, SweepSpec, claim, env_steps_of, jobs_of, points
+from jaxql.lab.sweep import Cell, FixedSearch, Job, Search, SweepSpec, claim, jobs_of, points
 from jaxql.lab.sweep_results import Results, mean_scores, results_of
 from jaxql.lab.training import keeps_table
 from jaxql.types import EnvSpec
@@ -214,7 +214,7 @@ class Runner:
         if more and seconds - self.shown_at < SHOW:
             return
         self.shown_at = seconds
-        steps = sum(min(sum(map(env_steps_of, job.run_folders())), job.steps) for job in running)
+        steps = sum(min(sum(map(last_env_steps, job.run_folders())), job.steps) for job in running)
         row = {"ended": self.ended, "running": len(running), "failed": len(self.failures)}
         self.progress.update({**row, "env_steps": self.ended_steps + steps}, seconds)
 
