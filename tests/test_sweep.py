@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -115,6 +116,74 @@ def test_a_file_says_the_same(tmp_path):
     words += "hidden=[8],[8,8] dqn.double=true,false --range learning_rate=1e-5..1e-2:log"
     given = command.parse_words(command.Options, command._spread(words.split()), "sweep", "[FILE.toml]")[1]
     assert command._spec(_from_file(str(path))) == command._spec(command._merged({}, given))
+
+
+# ------------------------------------------------------------------------------------------------------------- Optuna
+def asked(scores, **options):
+    """The settings of all trials of a search whose cells have these scores."""
+    pytest.importorskip("optuna")
+    from jaxql.lab.optuna_search import OptunaSearch
+
+    ranges = {
+        "learning_rate": Range(1e-5, 1e-1, log=True),
+        "n_step": Range(1, 5),
+        "loss": Range(choices=("huber", "x")),
+    }
+    options = {"grid": {"double": (True, False)}, "ranges": ranges, "optuna": 10, "batch": 4} | options
+    search, batches = OptunaSearch(SweepSpec(("dqn",), ("CartPole-v1",), **options)), []
+    while found := search.ask():
+        batches.append(found)
+        search.tell({cell.name: scores(cell.settings) for cell in found})
+    return batches
+
+
+def test_optuna_has_a_study_for_each_combination_and_repeats():
+    batches = asked(lambda settings: settings["n_step"])
+    assert [len(batch) for batch in batches] == [8, 8, 4], "of 2 studies"
+    every = [cell for batch in batches for cell in batch]
+    assert len({cell.name for cell in every}) == 20 and every[0].name == "dqn-CartPole-v1-double=True-trial0"
+    assert all(
+        1e-5 <= cell.settings["learning_rate"] <= 0.1 and cell.settings["n_step"] in range(1, 6) for cell in every
+    )
+    assert {cell.settings["loss"] for cell in every} == {"huber", "x"}
+    assert asked(lambda settings: settings["n_step"]) == batches
+    assert asked(lambda settings: settings["n_step"], seed=1) != batches
+
+
+def test_optuna_learns_from_scores_and_bears_failures():
+    def score(settings):
+        return float("nan") if settings["loss"] == "x" else -abs(settings["n_step"] - 4)
+
+    trials = [cell.settings for batch in asked(score, optuna=60, grid={}) for cell in batch]
+    near = [score(settings) >= -1 for settings in trials if settings["loss"] == "huber"]
+    half = len(near) // 2
+    assert sum(near[-half:]) > sum(near[:half])
+
+
+def test_a_sweep_with_optuna(tmp_path, capsys):
+    pytest.importorskip("optuna")
+    words = [*LAKE.split(), "--optuna", "2", "--batch", "1", "--range", "learning_rate=0.1..0.9", "--seeds", "1"]
+    sweep(*words, folder=tmp_path / "a")
+    before = [(tmp_path / "a" / name).read_bytes() for name in TABLES]
+    shutil.rmtree(tmp_path / "a" / "cells" / "q-learning-FrozenLake-v1-trial1")
+    sweep(*words, folder=tmp_path / "a")
+    assert [(tmp_path / "a" / name).read_bytes() for name in TABLES] == before
+    assert cli.main(["sweep", *words, "--engine", "sbatch", "--out", str(tmp_path / "b")]) == 2
+    assert "waits for scores" in capsys.readouterr().err and not (tmp_path / "b").exists()
+
+
+def test_optuna_that_is_missing_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    words = [*LAKE.split(), "--optuna", "2", "--range", "learning_rate=0.1..0.9"]
+    sweep(*words, folder=tmp_path / "a", code=2)
+    assert 'pip install "jaxql[optuna]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("engine", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_an_engine_that_is_missing_is_one_line(engine, package, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    sweep(*LAKE.split(), "--engine", engine, folder=tmp_path / "a", code=2)
+    assert f'pip install "jaxql[{engine}]"' in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 # ------------------------------------------------------------------------------------------------------------ results
