@@ -14,7 +14,6 @@ import pytest
 from run_folders import write_run
 
 from jaxql import cli
-from jaxql.cli.sweep import _from_file
 from jaxql.errors import UserError
 from jaxql.lab import engines
 from jaxql.lab.files import last_env_steps
@@ -114,8 +113,10 @@ def test_a_file_says_the_same(tmp_path):
     )
     words = "--agent dqn --env CartPole-v1 --seeds 3 --random 2 --set steps=100 --env-arg a=True --grid n_step=1,3 "
     words += "hidden=[8],[8,8] dqn.double=true,false --range learning_rate=1e-5..1e-2:log"
-    given = command.parse_words(command.Options, command._spread(words.split()), "sweep", "[FILE.toml]")[1]
-    assert command._spec(_from_file(str(path))) == command._spec(command._merged({}, given))
+    typed = command._spec(command._given(command._spread(words.split()))[1])
+    assert command._spec(command._given([str(path)])[1]) == typed
+    name, given = command._given(command._spread([str(path), "--seeds", "4", "--agent", "c51", "pqn"]))
+    assert (name, given.seeds, given.random, given.agent) == (str(path), 4, 2, ("c51", "pqn"))
 
 
 # ------------------------------------------------------------------------------------------------------------- Optuna

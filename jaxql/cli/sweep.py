@@ -4,12 +4,15 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxql.cli.options import parse_words, require_at_least
 from jaxql.errors import UserError, nearest
 
-SYNTAX = "sweep --agent AGENT ... --env ENV ... | sweep FILE.toml"
+if TYPE_CHECKING:
+    from jaxql.lab.sweep import SweepSpec
+
+SYNTAX = "sweep --agent AGENT --env ENV"
 SUMMARY = "train agents on envs with many settings and seeds, and print one table"
 TABLES = ("set", "grid", "range", "env_arg", "slurm")  # options that are tables in a file
 LISTS = ("agent", "env", *TABLES)  # options that take several words
@@ -24,49 +27,40 @@ class Options:
 
     agent: "tuple[str, ...]" = ()  # one or more
     env: "tuple[str, ...]" = ()  # one or more
-    seeds: int | None = None  # of every cell (default: 5)
-    seed: int | None = None  # the first (default: 0)
+    seeds: int = 5  # of every cell
+    seed: int = 0  # the first
     set: "tuple[str, ...]" = ()  # KEY=VALUE, a setting of every cell; AGENT.KEY=VALUE is of one agent
     grid: "tuple[str, ...]" = ()  # KEY=VALUE,VALUE,...: all combinations
     range: "tuple[str, ...]" = ()  # KEY=LOW..HIGH, KEY=LOW..HIGH:log or KEY=A,B,C, to draw from
-    random: int | None = None  # draws from the ranges, for every combination of the grid
-    optuna: int | None = None  # trials of Optuna, for every combination of the grid; needs the extra optuna
-    batch: int | None = None  # trials that Optuna asks for at a time (default: 4)
-    score: Literal["final", "best", "auc"] | None = None  # see jaxql compare --help (default: final)
+    random: int = 0  # draws from the ranges, for every combination of the grid
+    optuna: int = 0  # trials of Optuna, for every combination of the grid; needs the extra optuna
+    batch: int = 4  # trials that Optuna asks for at a time
+    score: Literal["final", "best", "auc"] = "final"  # see jaxql compare --help
     preset: str | None = None  # named settings instead of those tuned for the agent and env
     env_arg: "tuple[str, ...]" = ()  # KEY=VALUE, an argument of the envs
     track: str | None = None  # wandb, mlflow or trackio: a service that gets the metrics too
     out: str | None = None  # folder of the sweep (default: sweeps/NAME)
-    seeds_per_job: int | None = None  # seeds that one program trains together (default: all of a cell)
-    engine: str | None = None  # local, ray, ray:ADDRESS, slurm, slurm:local; sbatch prints a script (default: local)
+    seeds_per_job: int = 0  # seeds that one program trains together; 0: all of a cell
+    engine: str = "local"  # local, ray, ray:ADDRESS, slurm, slurm:local; sbatch prints a script
     jobs: int | None = None  # at once on this machine (default: half of its cores; 1 with an accelerator)
-    cpus_per_job: int | None = None  # for Ray and Slurm (default: 1)
-    gpus_per_job: float | None = None  # for Ray and Slurm (default: 0)
+    cpus_per_job: int = 1  # for Ray and Slurm
+    gpus_per_job: float = 0.0  # for Ray and Slurm
     slurm: "tuple[str, ...]" = ()  # KEY=VALUE, an option of sbatch
-    retries: int | None = None  # of a job that was killed or has crashed (default: 3)
+    retries: int = 3  # of a job that was killed or has crashed
 
 
 def run(argv: list[str]) -> int:
     """Trains, prints the table, and returns the exit code: 1 if a job failed."""
-    words, given = parse_words(Options, _spread(argv), "sweep", "[FILE.toml]")
-    if len(words) > 1 or (words and not words[0].endswith(".toml")):
-        raise UserError(f"{words[-1]}: jaxql sweep takes options, or one FILE.toml and options; see jaxql sweep --help")
-    options = _merged(_from_file(words[0]) if words else {}, given)
-    spec = _spec(options)
-    engine = options.get("engine", "local")
-    jobs, cpus, gpus = (
-        options.get("jobs", _default_jobs()),
-        options.get("cpus_per_job", 1),
-        options.get("gpus_per_job", 0),
-    )
-    require_at_least(1, jobs=jobs, cpus_per_job=cpus)
-    require_at_least(0, retries=options.get("retries", 3), gpus_per_job=gpus)
+    file, given = _given(_spread(argv))
+    require_at_least(1, jobs=1 if given.jobs is None else given.jobs, cpus_per_job=given.cpus_per_job)
+    require_at_least(0, retries=given.retries, gpus_per_job=given.gpus_per_job)
+    spec, slurm, resources = _spec(given), dict(_pairs("slurm", given.slurm)), (given.cpus_per_job, given.gpus_per_job)
     from jaxql.lab import engines, sweep, tracking
 
-    engines.check_engine(engine)
+    engines.check_engine(given.engine)
     if spec.track is not None:
         tracking.check_service(spec.track)
-    if engine == "sbatch" and spec.optuna:
+    if given.engine == "sbatch" and spec.optuna:
         raise UserError("--optuna waits for scores, which --engine sbatch cannot: use --engine slurm, or --random")
     import jax
 
@@ -75,20 +69,18 @@ def run(argv: list[str]) -> int:
     from jaxql.lab.signals import exit_code
     from jaxql.lab.sweeping import run_sweep, write_commands
 
-    default = Path("sweeps") / Path(words[0]).stem if words else sweep.default_folder(spec)
-    folder, env_args = Path(options.get("out", default)), parse_env_args(spec.env_args)
-    slurm = dict(_pairs("slurm", options.get("slurm", {})))
-    if engine == "sbatch":
+    default = Path("sweeps") / Path(file).stem if file else sweep.default_folder(spec)
+    folder, env_args = Path(given.out or default), parse_env_args(spec.env_args)
+    if given.engine == "sbatch":
         commands, count = write_commands(spec, folder, env_args)
-        at_once = options.get("jobs")
-        print(engines.sbatch_script(commands, count, folder.resolve() / "logs", at_once, cpus, gpus, slurm), end="")
+        print(engines.sbatch_script(commands, count, folder.resolve() / "logs", given.jobs, *resources, slurm), end="")
         return 0
     done = run_sweep(
         spec,
         folder,
-        lambda: engines.make_engine(engine, folder, jobs, cpus, gpus, slurm),
+        lambda: engines.make_engine(given.engine, folder, given.jobs or _default_jobs(), *resources, slurm),
         env_args=env_args,
-        retries=options.get("retries", 3),
+        retries=given.retries,
     )
     if done.interrupted:
         print(f"interrupted; the same command goes on with {folder}", file=sys.stderr)
@@ -118,8 +110,24 @@ def _spread(argv: list[str]) -> list[str]:
     return spread
 
 
+def _given(argv: list[str]) -> tuple[str | None, Options]:
+    """Returns the name of the file, if there is one, and the options: those of the file, under the typed ones."""
+    words, given = parse_words(Options, argv, "sweep", "[FILE.toml]")
+    if not words:
+        return None, given
+    if len(words) > 1 or not words[0].endswith(".toml"):
+        raise UserError(f"{words[-1]}: jaxql sweep takes options, or one FILE.toml and options; see jaxql sweep --help")
+    content = _from_file(words[0])
+    types = {field.name: field.type for field in dataclasses.fields(Options)}
+    defaults = [(name, types[name], value) for name, value in content.items() if name not in LISTS]
+    of_file = dataclasses.make_dataclass("Options", defaults, bases=(Options,), frozen=True)
+    _, given = parse_words(of_file, argv, "sweep", "[FILE.toml]")
+    lists = {name: value for name, value in content.items() if name in LISTS and not getattr(given, name)}
+    return words[0], dataclasses.replace(given, **lists)
+
+
 def _from_file(name: str) -> dict[str, Any]:
-    """Returns the options in a TOML file."""
+    """Returns the checked options in a TOML file."""
     import tomllib
 
     try:
@@ -153,27 +161,27 @@ def _check_kind(file: str, key: str, value: Any, kind: str) -> None:
         raise UserError(f"{file}: {key} is {value!r}; it must be {wanted}")
 
 
-def _merged(file: dict[str, Any], given: Options) -> dict[str, Any]:
-    """Returns the options of the file, and in their place those of the command line."""
-    typed = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
-    return file | {name: value for name, value in typed.items() if value not in (None, ())}
-
-
-def _spec(options: dict[str, Any]) -> Any:
-    """Returns the SweepSpec of the options. Raises UserError."""
+def _spec(given: Options) -> "SweepSpec":
+    """Returns the sweep that the options describe. Raises UserError."""
     from jaxql.lab.ranges import parse_range, parse_value, parse_values
     from jaxql.lab.sweep import SweepSpec
 
-    plain = ("seeds", "seed", "seeds_per_job", "random", "optuna", "batch", "score", "preset", "track")
-    arguments = _pairs("env_arg", options.get("env_arg", {}))
     return SweepSpec(
-        tuple(options.get("agent", ())),
-        tuple(options.get("env", ())),
-        settings={key: parse_value(value) for key, value in _pairs("set", options.get("set", {}))},
-        grid={key: parse_values(value) for key, value in _pairs("grid", options.get("grid", {}))},
-        ranges={key: parse_range(key, value) for key, value in _pairs("range", options.get("range", {}))},
-        env_args=tuple(f"{key}={value}" for key, value in arguments),
-        **{name: options[name] for name in plain if name in options},
+        tuple(given.agent),
+        tuple(given.env),
+        seeds=given.seeds,
+        seed=given.seed,
+        seeds_per_job=given.seeds_per_job,
+        settings={key: parse_value(value) for key, value in _pairs("set", given.set)},
+        grid={key: parse_values(value) for key, value in _pairs("grid", given.grid)},
+        ranges={key: parse_range(key, value) for key, value in _pairs("range", given.range)},
+        random=given.random,
+        optuna=given.optuna,
+        batch=given.batch,
+        score=given.score,
+        preset=given.preset,
+        env_args=tuple(f"{key}={value}" for key, value in _pairs("env_arg", given.env_arg)),
+        track=given.track,
     )
 
 
