@@ -413,7 +413,7 @@ FILES = {
     "number": ("seeds = 1.5", "it must be a whole number"),
     "boolean": ("seeds = true", "it must be a whole number"),
     "table": ("grid = ['a=1']", "it must be a table"),
-    "score": ("agent = ['dqn']\nenv = ['CartPole-v1']\nscore = 'finl'", "score is 'finl'"),
+    "score": ("agent = ['dqn']\nenv = ['CartPole-v1']\nscore = 'finl'", "score is 'finl'; it must be one of"),
     "empty": ("agent = ['dqn']\nenv = ['CartPole-v1']\n[grid]\nn_step = []", "has no value"),
 }
 

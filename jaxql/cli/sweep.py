@@ -4,7 +4,7 @@ import dataclasses
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from jaxql.cli.options import parse_words, require_at_least
 from jaxql.errors import UserError, nearest
@@ -138,7 +138,7 @@ def _from_file(name: str) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{name} is not TOML: {error}") from error
     content = {key.replace("-", "_"): value for key, value in content.items()}
-    kinds = {field.name: str(field.type) for field in dataclasses.fields(Options)}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Options)}
     for key, value in content.items():
         if key not in kinds:
             raise UserError(f'{name}: no option "{key}"{nearest(key, kinds)}; there are {", ".join(kinds)}')
@@ -146,15 +146,18 @@ def _from_file(name: str) -> dict[str, Any]:
     return content
 
 
-def _check_kind(file: str, key: str, value: Any, kind: str) -> None:
+def _check_kind(file: str, key: str, value: Any, kind: Any) -> None:
     """Raises UserError unless a value of a TOML file has the kind that its option needs."""
+    kinds = get_args(kind) or (kind,)
     if key in TABLES:
         right, wanted = isinstance(value, dict), "a table"
     elif key in LISTS:
         right, wanted = isinstance(value, list) and all(isinstance(each, str) for each in value), "a list of texts"
-    elif "int" in kind or "float" in kind:
-        right = isinstance(value, int | float if "float" in kind else int) and not isinstance(value, bool)
-        wanted = "a number" if "float" in kind else "a whole number"
+    elif get_origin(kind) is Literal:
+        right, wanted = value in kinds, f"one of {', '.join(kinds)}"
+    elif float in kinds or int in kinds:
+        right = isinstance(value, int | float if float in kinds else int) and not isinstance(value, bool)
+        wanted = "a number" if float in kinds else "a whole number"
     else:
         right, wanted = isinstance(value, str), "a text"
     if not right:

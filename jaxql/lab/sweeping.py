@@ -162,13 +162,13 @@ class Runner:
     """
 
     def __init__(self, folder: Path, retries: int, count: int, total: int, quiet: bool):
-        self.folder, self.retries, self.count = folder, retries, count
+        self.folder, self.retries = folder, retries
         self.failures: dict[str, str] = {}
         self.interrupted = 0
         self.ended, self.ended_steps = 0, 0  # jobs, and the env steps they stand for
         self.engine: Engine | None = None
         self.began, self.shown_at = time.monotonic(), -math.inf
-        first, columns = {"ended": f"of {count} jobs ended:"}, {"running": "running", "failed": "failed"}
+        first, columns = {"ended": f"of {count} jobs ended:"}, {"running": "running or queued", "failed": "failed"}
         self.progress = Progress(total, first=first, columns=columns, best_lines=False, quiet=quiet)
 
     def interrupt(self, number: int) -> None:
@@ -215,7 +215,7 @@ class Runner:
             return
         self.shown_at = seconds
         steps = sum(min(sum(map(last_env_steps, job.run_folders())), job.steps) for job in running)
-        row = {"ended": self.ended, "running": len(running), "failed": len(self.failures)}
+        row = {"ended": self.ended, "failed": len(self.failures), "running": len(running)}
         self.progress.update({**row, "env_steps": self.ended_steps + steps}, seconds)
 
     def stop(self, handles: Sequence[Handle]) -> None:
