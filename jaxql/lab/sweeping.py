@@ -110,7 +110,9 @@ def run_sweep(
     per_cell = len(jobs_of(spec, cells[0], folder, 1))
     count = per_cell * (spec.optuna * len(list(points(spec))) if spec.optuna else len(cells))
     total = sum(steps.values()) * spec.seeds * count // (per_cell * len(cells))
-    runner, every = Runner(folder, retries, count, total, quiet), list(cells)
+    found = [job for cell in cells for job in jobs_of(spec, cell, folder, steps[cell.name])]
+    start = sum(job.steps for job in found if job.is_finished())
+    runner, every = Runner(folder, retries, count, total, start, quiet), list(cells)
     try:
         with runner.progress, catching_signals(runner.interrupt, PATIENCE + 10):
             while cells and not runner.interrupted:
@@ -158,10 +160,11 @@ class Runner:
       retries: of a job.
       count: jobs of the whole sweep.
       total: env steps of the whole sweep.
+      start: those of its jobs that are finished already.
       quiet: print nothing.
     """
 
-    def __init__(self, folder: Path, retries: int, count: int, total: int, quiet: bool):
+    def __init__(self, folder: Path, retries: int, count: int, total: int, start: int = 0, quiet: bool = False):
         self.folder, self.retries = folder, retries
         self.failures: dict[str, str] = {}
         self.interrupted = 0
@@ -169,7 +172,7 @@ class Runner:
         self.engine: Engine | None = None
         self.began, self.shown_at = time.monotonic(), -math.inf
         first, columns = {"ended": f"of {count} jobs ended:"}, {"running": "running or queued", "failed": "failed"}
-        self.progress = Progress(total, first=first, columns=columns, best_lines=False, quiet=quiet)
+        self.progress = Progress(total, start=start, first=first, columns=columns, best_lines=False, quiet=quiet)
 
     def interrupt(self, number: int) -> None:
         """Ends the sweep soon, for a signal with this number."""
@@ -198,7 +201,7 @@ class Runner:
                     else:
                         self.end(job, code)
             self.show([job for job, _ in running.values()], bool(left or running))
-            time.sleep(POLL)
+            time.sleep(POLL + len(running) / 500)  # a look at a job of Ray takes about a millisecond
         self.stop([handle for _, handle in running.values()])
 
     def end(self, job: Job, code: int) -> None:
