@@ -81,8 +81,8 @@ def test_event_files_hold_the_scalars(lake):
 
 def test_the_readme_defines_every_column_of_metrics(lake, tmp_path):
     text = (Path(__file__).parent.parent / "jaxql" / "lab" / "README.md").read_text()
-    rows = [f"| `{name}` | {meaning} |" for name, meaning in recorder.COLUMNS.items()]
-    head = "| column of `metrics.csv` | definition |\n|---|---|\n"
+    rows = [f"| `{name}` | {meaning} |" for name, meaning in (recorder.COLUMNS | recorder.OUTSIDE).items()]
+    head = "| quantity | definition |\n|---|---|\n"
     assert f"<!-- columns -->\n{head}" + "\n".join(rows) + "\n<!-- end -->\n" in text
     assert set(lake.metrics) <= set(recorder.COLUMNS)
     run = jaxql.train("dqn", **SHORT_DQN | dict(steps=400), out=tmp_path / "run")

@@ -93,7 +93,7 @@ def value_of(argv: list[str], flag: str) -> str | None:
     return value
 
 
-def require_at_least(low: int, **numbers: int) -> None:
+def require_at_least(low: int, **numbers: float) -> None:
     """Raises UserError, which names the option, if a number is below `low`."""
     for name, value in numbers.items():
         if value < low:

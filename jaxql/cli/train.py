@@ -29,6 +29,7 @@ class Options:
     channels: Literal["auto", "first", "last"] = "auto"  # axis of images that holds their channels
     watchdog_seconds: float = 300.0  # the process ends if a step of the envs takes longer
     init_from: str | None = None  # run folder whose best parameters to start from
+    track: str | None = None  # wandb, mlflow or trackio: a service that gets the metrics too
     resume_or_start: bool = False  # if --out holds this run, go on with it, or say that it is finished
 
 
@@ -53,7 +54,7 @@ def run(argv: list[str]) -> int:
     defaults = settings(entry_of(name), envs.identify(env)[0] if env else "", preset)
     network, argv = _own_network(argv)
     given = parse(_with_settings(*defaults), argv, f"train {name}")
-    env_args = _env_args(given.env_arg)
+    env_args = parse_env_args(given.env_arg)
     from jaxql.lab.training import train
 
     done = train(
@@ -69,6 +70,7 @@ def run(argv: list[str]) -> int:
         watchdog_seconds=given.watchdog_seconds,
         init_from=given.init_from,
         resume_or_start=given.resume_or_start,
+        track=given.track,
         **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
@@ -121,7 +123,7 @@ def _changes(given: Any, algorithm: Any, run: Any) -> dict[str, Any]:
     }
 
 
-def _env_args(words: Sequence[str]) -> dict[str, Any]:
+def parse_env_args(words: Sequence[str]) -> dict[str, Any]:
     """Returns the arguments that words "KEY=VALUE" give; a value is a Python literal or else a string."""
     values: dict[str, Any] = {}
     for word in words:

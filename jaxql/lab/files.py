@@ -26,6 +26,7 @@ from jaxql.lab import trust
 from jaxql.lab.disk import write_file
 from jaxql.lab.events import EventFile
 from jaxql.lab.tables import Table, read_table
+from jaxql.lab.tracking import Tracking
 
 try:
     import fcntl
@@ -108,6 +109,7 @@ class RunFiles:
       config: settings, for config.json. JSON takes other values as strings. Not rewritten on resume.
       resume: continue the run in `folder`; call `rewind` with the env steps of the checkpoint that was loaded.
       tensorboard: whether `append` and `scalar` write event files too.
+      track: a service that gets the same numbers; see `jaxql.lab.tracking`. On resume it is the one of before.
 
     Raises:
       UserError: the folder is in use, cannot be made, or (resume) holds no run. Nothing is left behind then.
@@ -123,15 +125,22 @@ class RunFiles:
     """
 
     def __init__(
-        self, folder: str | os.PathLike, config: dict[str, Any], resume: bool = False, tensorboard: bool = True
+        self,
+        folder: str | os.PathLike,
+        config: dict[str, Any],
+        resume: bool = False,
+        tensorboard: bool = True,
+        track: str | None = None,
     ):
         self.folder, self._made, self._fresh = Path(folder), list[Path](), not resume
         if resume:
             read_config(self.folder)
         else:
             self._made = _claim(self.folder, config)
-        self._lock = _lock(self.folder)
+        self._lock = lock_folder(self.folder)
         try:
+            until = last_env_steps(self.folder) if resume else -1
+            self._tracking = Tracking(self.folder, config, None if resume else track, until)
             self._metrics = Table(self.folder / "metrics.csv")
             self._timing = Table(self.folder / "timing.csv", TIMING)
             self._events = EventFile(self.folder) if tensorboard else None
@@ -151,12 +160,17 @@ class RunFiles:
         self._metrics.append(row)
         for name in (name for name in row if name != "env_steps"):
             if not isinstance(row[name], str):
-                self.scalar(name, row[name], env_steps)
+                self._event(name, row[name], env_steps)
+        self._tracking.log(row, int(env_steps))
         if self._events:
             self._events.flush()
 
     def scalar(self, name: str, value: Any, env_steps: int) -> None:
-        """Writes one number to TensorBoard alone; NaN and None are left out."""
+        """Writes one number to TensorBoard and the tracker, but no table; NaN and None are left out."""
+        self._event(name, value, env_steps)
+        self._tracking.log({name: value}, int(env_steps))
+
+    def _event(self, name: str, value: Any, env_steps: int) -> None:
         if self._events and value is not None and not math.isnan(value):
             self._events.scalar(name, float(value), int(env_steps))
 
@@ -196,6 +210,7 @@ class RunFiles:
         for file in (self._metrics, self._timing, self._events):
             if file:
                 file.close()
+        self._tracking.close(finished=(self.folder / "result.json").exists())
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
@@ -212,14 +227,14 @@ class RunFiles:
 
     def _discard(self) -> None:
         """Removes what this run wrote, and the folders that were made for it and are empty."""
-        files = [self.folder / name for name in ("config.json", "metrics.csv", "timing.csv")]
+        files = [self.folder / name for name in ("config.json", "metrics.csv", "timing.csv", "tracking.json")]
         for file in [*files, *self.folder.glob("events.out.tfevents.*")]:
             with suppress(OSError):
                 file.unlink(missing_ok=True)
         _remove_folders(self._made)
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """Returns the descriptor of the locked folder, which a kill unlocks; None where folders cannot be locked.
 
     Raises:
@@ -232,7 +247,7 @@ def _lock(folder: Path) -> int | None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise UserError(f"{folder} is in use: another process trains in it; wait for it or stop it") from error
+        raise UserError(f"{folder} is in use: another process works in it; wait for it or stop it") from error
     except OSError:  # a file system without locks
         os.close(descriptor)
         return None
@@ -308,6 +323,16 @@ def as_json(value: Any) -> Any:
 def _checksum(record: dict[str, Any]) -> str:
     rest = {name: value for name, value in record.items() if name not in ("checksum", "signature")}
     return hashlib.sha256(json.dumps(as_json(rest), sort_keys=True).encode()).hexdigest()
+
+
+def last_env_steps(folder: str | os.PathLike) -> int:
+    """Returns the env steps in the last whole row of metrics.csv; 0 where there is none."""
+    try:
+        with open(Path(folder) / "metrics.csv", "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
+            return int(float(file.read().rsplit(b"\n", 2)[-2].split(b",")[0]))
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def read_metrics(folder: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -39,6 +39,11 @@ COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics f
     "eval_return": "mean raw return of the evaluation made at this row; empty where none was made",
 }
 
+OUTSIDE = {  # quantities that TensorBoard and trackers get beside those columns
+    "reward": "mean raw return of the training episodes that finished since the last row",
+    "reward_100": "`return_mean`, by the name that other libraries give it",
+    "speed": "env steps a second since the last row",
+}
 
 COUNTERS = (  # of a SeedRecorder: values that a snapshot holds
     "episodes",

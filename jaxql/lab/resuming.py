@@ -10,7 +10,7 @@ from jaxql import agents
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
 from jaxql.lab.environments import EnvMaker
-from jaxql.lab.files import as_json, read_config, read_result
+from jaxql.lab.files import as_json, lock_folder, read_config, read_result
 from jaxql.lab.runs import Run, network_named, open_run, opening, seed_folders
 from jaxql.lab.settings import RunSettings, plain, settings as resolve
 from jaxql.lab.snapshots import Snapshots
@@ -84,19 +84,35 @@ def resume_if_begun(
         for each in folders:
             _remove_unborn(each)
         return None
-    if len(begun) < len(folders):
-        missing = next(each for each in folders if each not in begun)
-        raise UserError(f"{out}: the run was killed while its folders were made: {missing} is missing; delete {out}")
     for each, seed in zip(folders, seeds, strict=True):
-        _check_same(each, record | {"seed": seed})
+        if each in begun:
+            _check_same(each, record | {"seed": seed})
+    if len(begun) < len(folders):  # killed while the folders were made, before the first step
+        for each in begun:
+            if (lock := lock_folder(each)) is not None:  # raises if another process is making them now
+                os.close(lock)
+        if any(map(_has_rows, begun)):
+            missing = next(each for each in folders if each not in begun)
+            raise UserError(f"{missing} is missing: restore it, or give the seeds that {out} holds, or another folder")
+        for each in folders:
+            _remove_unborn(each)
+        return None
     return resume(out, callback=callback, quiet=quiet, trust=True)  # its modules are those of the command
 
 
 def _remove_unborn(folder: Path) -> None:
-    """Removes what a run leaves that was killed before it had its config.json."""
-    if os.path.isdir(folder) and [each.name for each in folder.iterdir()] == ["metrics.csv"]:
-        if not (folder / "metrics.csv").stat().st_size:
-            (folder / "metrics.csv").unlink()
+    """Removes what a run leaves that was killed before its first step."""
+    left = list(folder.iterdir()) if os.path.isdir(folder) else []
+    names = {"metrics.csv", "timing.csv", "config.json", "config.json.tmp", "tracking.json"}
+    if all(each.name in names for each in left) and not _has_rows(folder):
+        for each in left:
+            each.unlink()
+
+
+def _has_rows(folder: Path) -> bool:
+    """Returns whether the run in a folder has written to metrics.csv."""
+    path = folder / "metrics.csv"
+    return path.exists() and path.stat().st_size > 0
 
 
 def _check_same(folder: Path, asked: dict[str, Any]) -> None:

@@ -24,6 +24,7 @@ from jaxql.lab.progress import Progress
 from jaxql.lab.runs import PASSED_IN, Run, can_reopen, load_params, network_named
 from jaxql.lab.settings import RunSettings, changed_settings, plain, same_settings, settings as resolve
 from jaxql.lab.snapshots import Snapshots
+from jaxql.lab.tracking import check_service
 from jaxql.lab.trainer import Trainer
 from jaxql.types import Agent, EnvSpec, Network
 
@@ -62,6 +63,7 @@ def train(
     callback: Callable[[dict[str, Any]], Any] | None = None,
     quiet: bool = False,
     resume_or_start: bool = False,
+    track: str | None = None,
     **settings: Any,
 ) -> Run | list[Run]:
     """Trains an agent on an environment and writes a run folder, as `jaxql train` does.
@@ -85,6 +87,7 @@ def train(
         of that seed.
       quiet: print nothing.
       resume_or_start: where `out` holds this run already, go on with it, or return it if it is finished.
+      track: "wandb", "mlflow" or "trackio", a service that gets the metrics too; see `jaxql.lab.tracking`.
       **settings: single settings of the agent or of the run (`steps=50_000`, `learning_rate=1e-3`); see the agent's
         Config and `jaxql.lab.settings.RunSettings`.
 
@@ -94,11 +97,13 @@ def train(
     """
     seed, seeds = plain(seed), plain(seeds)
     every = _seeds(seed, seeds)
+    if track is not None:
+        check_service(track)
     entry, name = _entry(agent)
     named = network if isinstance(network, str) and ":" in network else None
     if isinstance(network, str) and not named:
         settings["network"], network = network, None
-    shown = EnvOptions(obs_keys, channels, _keeps_table(entry), watchdog_seconds)
+    shown = EnvOptions(obs_keys, channels, keeps_table(entry), watchdog_seconds)
     make_env = EnvMaker(env, env_args or {}, shown)
     if isinstance(env, VectorEnv):
         if env.num_envs % seeds:
@@ -132,6 +137,7 @@ def train(
         _folders(out, name, make_env.id, every),
         record,
         reopens=can_reopen(record) and make_env.spec != PASSED_IN,
+        track=track,
         notes=(*shortened, changed_settings(config, run_settings), *twins),
     )
     return play(plan, init_from=init_from, callback=callback, quiet=quiet)
@@ -149,6 +155,7 @@ class Plan:
     folders: Sequence[Path]  # of the runs of all seeds
     record: dict[str, Any]  # for config.json
     reopens: bool  # whether config.json is enough to make the run again
+    track: str | None = None  # a service of `jaxql.lab.tracking`
     notes: Sequence[str] = ()  # for the person who trains
 
     @property
@@ -190,7 +197,7 @@ def play(
         initial = load_params(init_from, shapes.params) if init_from else None
         with contextlib.ExitStack() as stack:
             files = [
-                stack.enter_context(RunFiles(folder, plan.record | {"seed": seed}, resume=resume))
+                stack.enter_context(RunFiles(folder, plan.record | {"seed": seed}, resume=resume, track=plan.track))
                 for folder, seed in zip(plan.folders, plan.seeds, strict=True)
             ]
             progress = stack.enter_context(Progress(settings.steps, best_lines=seeds == 1, quiet=quiet))
@@ -215,7 +222,7 @@ def play(
             made.close()
 
 
-def _keeps_table(entry: agents.AgentEntry) -> bool | None:
+def keeps_table(entry: agents.AgentEntry) -> bool | None:
     """Returns whether an agent keeps a table, or None of one that was made outside the package."""
     if entry.config is OutsideConfig:
         return None
