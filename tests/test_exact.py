@@ -55,6 +55,13 @@ def test_only_legal_actions_count():
     assert jnp.isneginf(comparison.table({"q_values": jnp.ones((2, 2))})[1, 1])
 
 
+def test_states_that_nobody_reaches_do_not_count():
+    mdp = chain()._replace(ends=np.ones((2, 2, 1), bool))
+    comparison, _ = compared("q-learning", from_mdp(mdp), discount=0.5)
+    assert comparison.reached.tolist() == [True, False]
+    assert comparison.measure({"q_values": jnp.array([[1.0, 0.0], [99.0, 99.0]])})["q_error"] == pytest.approx(0)
+
+
 def test_the_step_limit_bounds_the_return():
     lake = planning.from_gymnasium("FrozenLake-v1", is_slippery=False)
     comparison, _ = compared("q-learning", from_mdp(lake._replace(step_limit=5)))

@@ -20,7 +20,6 @@ MEASURES = ("q_error", "exact_return", "regret")  # what `ModelComparison` measu
 class ModelComparison:
     """Compares an agent's action values with the optimum of the env's model. The model is solved at the first need.
 
-
     Args:
       agent: whose `q_values` are compared.
       mdp: the model.
@@ -32,6 +31,7 @@ class ModelComparison:
         self.mdp, self.discount = planning.check_mdp(mdp), discount
         legal = np.ones(self.mdp.probability.shape[:2], bool) if self.mdp.legal is None else self.mdp.legal
         self.legal = np.asarray(legal)  # [S, A] the actions that the states have
+        self.reached = reachable_states(self.mdp, self.legal)  # [S] the states in which an agent can act
         self._obs = _observations(self.legal, spec)
         self._table = jax.jit(lambda params, obs: agent.q_values(params, obs, ())[0])  # type: ignore[misc]
 
@@ -53,15 +53,15 @@ class ModelComparison:
         return planning.greedy_policy(self.table(params), tie="uniform")
 
     def errors(self, params: Any) -> np.ndarray:
-        """Returns |Q - Q*| [S, A], 0 for illegal actions; NaN where Q* is not known."""
+        """Returns |Q - Q*| [S, A]; 0 where an agent cannot act, NaN where Q* is not known."""
         if self.optimum is None:
             return np.full(self.legal.shape, np.nan)
-        return np.asarray(jnp.where(self.legal, jnp.abs(self.table(params) - self.optimum), 0))
+        return np.asarray(jnp.where(self.legal & self.reached[:, None], jnp.abs(self.table(params) - self.optimum), 0))
 
     def measure(self, params: Any) -> dict[str, float]:
         """Returns the numbers of `MEASURES`; NaN is what is not known, or a greedy policy without a finite value.
 
-        - q_error: max |Q - Q*| over states and legal actions, at the agent's discount;
+        - q_error: max |Q - Q*| over the states that can be reached and their legal actions, at the agent's discount;
         - exact_return: the expected return of an episode of the greedy policy, undiscounted, within the step limit;
         - regret: the mean of V* - V over first states, V of the greedy policy, discounted, without a step limit.
         """
@@ -100,6 +100,16 @@ def compare_with_model(agent: Agent, mdp: MDP | None, config: Any, spec: EnvSpec
     params = jax.eval_shape(agent.init, jax.random.key(0), spec.obs, hyper_of(config)).params
     _, memory = jax.eval_shape(agent.q_values, params, spec.obs, ())
     return None if jax.tree.leaves(memory) else ModelComparison(agent, mdp, float(discount), spec)
+
+
+def reachable_states(mdp: MDP, legal: np.ndarray) -> np.ndarray:
+    """Returns the states [S] bool in which an episode starts, or to which legal actions lead without ending it."""
+    goes_on = (np.asarray(mdp.probability) > 0) & ~np.asarray(mdp.ends) & legal[..., None]
+    reached, before = np.asarray(mdp.start) > 0, np.zeros(len(legal), bool)
+    while not np.array_equal(reached, before):
+        before, reached = reached, reached.copy()
+        reached[np.asarray(mdp.next_state)[before][goes_on[before]]] = True
+    return reached
 
 
 def _observations(legal: np.ndarray, spec: EnvSpec) -> Any:

@@ -38,7 +38,7 @@ COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics f
     "q_mean": "mean action value of the sampled states and actions since the last row (networks)",
     "updates": "gradient steps or table updates since the start",
     "eval_return": "mean raw return of the evaluation made at this row; empty where none was made",
-    "q_error": "max abs(Q - Q*) over all states and legal actions, at an evaluation (envs with a model)",
+    "q_error": "max abs(Q - Q*) over reachable states and legal actions, at an evaluation (envs with a model)",
     "exact_return": "expected raw return of the greedy policy, computed from the model, at an evaluation",
     "regret": "mean of V* - V over first states, V of the greedy policy, computed from the model, at an evaluation",
 }
