@@ -12,7 +12,7 @@ import traceback
 from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
 from jaxql.errors import EnvError, UserError, nearest
 
-COMMANDS = ("train", "resume", "evaluate", "record", "export", "runs", "compare", "plot", "inspect")
+COMMANDS = ("train", "resume", "evaluate", "record", "export", "runs", "compare", "plot", "inspect", "report")
 
 
 def main(argv: list[str] | None = None) -> int:

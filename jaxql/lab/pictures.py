@@ -231,9 +231,11 @@ def _draw_actions(panel: Axes, q_values: np.ndarray, grid: Grid) -> None:
 
 
 def _ink(image: Any, number: float) -> str:
-    """Returns the colour, black or white, that is read best on the colour of a number."""
+    """Returns the colour, black or white, that is read best on the colour of a number; of none, that of all text."""
+    import matplotlib
+
     if not np.isfinite(number):
-        return "black"
+        return matplotlib.rcParams["text.color"]
     red, green, blue, _ = image.cmap(image.norm(number))
     return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.45 else "white"
 
