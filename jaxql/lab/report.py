@@ -74,7 +74,7 @@ def write_report(
         except UserError as error:
             notes.append(f"{title} is not shown: {error}")
     if videos:
-        parts.append(_section("The greedy policy", f'<div class="videos">{"".join(videos)}</div>'))
+        parts.append(_section("The greedy policy", f'<div class="grid">{"".join(videos)}</div>'))
     parts += [_section("States", "".join(drawn))] if drawn else []
     parts.append(_settings(list(best.values())))
     if notes:
@@ -144,10 +144,12 @@ def _curves(groups: Mapping[str, Sequence[RunRecord]]) -> str:
     """Returns the learning curves, and those of errors and regrets of runs that know the optimum."""
     known = {name for group in groups.values() for run in group for name in run.metrics}
     metrics = [None, *(name for name in MEASURES if name in known)]
-    drawn = [found for metric in metrics if (found := _curve(groups, metric))]
+    envs = dict.fromkeys(run.env for group in groups.values() for run in group)
+    of_env = [{label: [run for run in group if run.env == env] for label, group in groups.items()} for env in envs]
+    drawn = [found for metric in metrics for each in of_env if (found := _curve(each, metric))]
     hint = '<p class="quiet">Drag to move; buttons, or the wheel with Ctrl or Shift, zoom; double-click resets. '
     hint += "A line is the interquartile mean over runs, its band the 95 % bootstrap interval.</p>"
-    return _section("Curves", hint + "".join(drawn)) if drawn else ""
+    return _section("Curves", f'{hint}<div class="grid">{"".join(drawn)}</div>') if drawn else ""
 
 
 def _curve(groups: Mapping[str, Sequence[RunRecord]], metric: str | None) -> str:
