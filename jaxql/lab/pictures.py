@@ -103,10 +103,10 @@ def grid_of(env: Any) -> Grid | None:
 
     left, right, up, down = (-1, 0), (1, 0), (0, -1), (0, 1)
     if isinstance(env, FrozenLakeEnv):
-        shape = env.desc.shape
-        letters = {place: letter.decode() for place, letter in np.ndenumerate(env.desc) if letter != b"F"}
+        desc: Any = env.desc
+        letters = {place: letter.decode() for place, letter in np.ndenumerate(desc) if letter != b"F"}
         moves = dict(enumerate((left, down, right, up)))
-        return Grid({"": np.arange(env.desc.size).reshape(shape)}, moves, letters)
+        return Grid({"": np.arange(desc.size).reshape(desc.shape)}, moves, letters)
     if isinstance(env, CliffWalkingEnv):
         rows, columns = env.shape
         letters = {(rows - 1, column): "cliff" for column in range(1, columns - 1)}
@@ -163,6 +163,7 @@ def _draw_grid(states: States) -> Figure:
     rows, columns = next(iter(panels.values())).shape
     if len(panels) > 1:
         figure = Figure(figsize=(9.0, 13.0), layout="constrained")
+        top: Any
         top, bottom = figure.subfigures(2, 1, height_ratios=[len(panels) // 4, 1.5])
         axes = [*top.subplots(len(panels) // 4, 4).flat, *np.atleast_1d(bottom.subplots(1, max(1, len(extras))))]
     else:
@@ -221,7 +222,7 @@ def _draw_actions(panel: Axes, q_values: np.ndarray, grid: Grid) -> None:
         if not np.isfinite(q.max()):
             continue
         ink = _ink(image, q.max())
-        for action in np.flatnonzero(q == q.max()):
+        for action in map(int, np.flatnonzero(q == q.max())):
             if action in grid.moves:
                 x, y = grid.moves[action]
                 head = dict(head_width=0.14, head_length=0.12, length_includes_head=True, linewidth=0.8)
