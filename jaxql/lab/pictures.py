@@ -163,8 +163,8 @@ def _draw_grid(states: States) -> Figure:
     rows, columns = next(iter(panels.values())).shape
     if len(panels) > 1:
         figure = Figure(figsize=(9.0, 13.0), layout="constrained")
-        top: Any
-        top, bottom = figure.subfigures(2, 1, height_ratios=[len(panels) // 4, 1.5])
+        parts: Any = figure.subfigures(2, 1, height_ratios=[len(panels) // 4, 1.5])
+        top, bottom = parts
         axes = [*top.subplots(len(panels) // 4, 4).flat, *np.atleast_1d(bottom.subplots(1, max(1, len(extras))))]
     else:
         wide, count = columns > 2 * rows, 1 + len(extras)
