@@ -31,6 +31,7 @@ from jaxql.errors import UserError
 from jaxql.kernels import derive_key
 from jaxql.losses import backups, heads
 from jaxql.losses.batch import legal
+from jaxql.losses.heads.full_quantile import probabilities
 from jaxql.networks import shrink_and_perturb, with_action_mask
 from jaxql.replay import after_read, prioritised_replay, uniform_replay, without_priorities, zero_step
 from jaxql.types import Agent, Array, BackupRule, EnvSpec, Head, Network, Replay, Step
@@ -44,6 +45,8 @@ BACKUPS: dict[str, Callable[[Any], BackupRule]] = {  # by the name of the settin
     "soft": lambda config: backups.soft(config.temperature),
     "munchausen": lambda config: backups.munchausen(config.temperature, config.munchausen_alpha),
 }
+DISTRIBUTIONAL = ("categorical", "quantile", "implicit-quantile", "full-quantile")  # heads that predict returns
+ReturnsFn: TypeAlias = Callable[[Any, Any], tuple[Array, Array]]  # (params, obs) -> (returns, probabilities) [B, A, M]
 if TYPE_CHECKING:
     BackupName: TypeAlias = str
     HeadName: TypeAlias = str
@@ -161,6 +164,30 @@ def head_of(config: Config) -> Head:
     if config.head == "full-quantile":
         return heads.full_quantile(config.num_atoms, entropy_coefficient=config.fraction_entropy)
     return heads.HEADS[config.head](config.num_atoms)
+
+
+def return_distribution(config: Config, spec: EnvSpec, network: Network | None = None) -> ReturnsFn:
+    """Returns the function that gives the distribution of returns which a head of `DISTRIBUTIONAL` predicts.
+
+    Args:
+      config: the settings, whose head is one of `DISTRIBUTIONAL`.
+      spec: the envs.
+      network: as in `make`.
+    """
+    head = head_of(config)
+    network = with_action_mask(network or network_of(config, spec, **network_variant(config, head)))
+
+    def distribution(params: Any, obs: Any) -> tuple[Array, Array]:
+        output = network.apply(params, obs)[0]
+        if config.head == "categorical":
+            atoms = jnp.linspace(config.v_min, config.v_max, config.num_atoms)
+            return jnp.broadcast_to(atoms, output.shape), jax.nn.softmax(output, axis=-1)
+        if config.head == "full-quantile":
+            return output.values, probabilities(output)
+        values = output[0] if config.head == "implicit-quantile" else output
+        return values, jnp.full(values.shape, 1 / values.shape[-1])
+
+    return distribution
 
 
 def dqn(

@@ -12,7 +12,19 @@ import traceback
 from jaxql.cli.streams import complain, discard_broken_output, open_closed_streams
 from jaxql.errors import EnvError, UserError, nearest
 
-COMMANDS = ("train", "resume", "sweep", "evaluate", "record", "export", "runs", "compare", "plot")
+COMMANDS = (
+    "train",
+    "resume",
+    "sweep",
+    "evaluate",
+    "record",
+    "inspect",
+    "export",
+    "runs",
+    "compare",
+    "plot",
+    "report",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -172,6 +172,10 @@ class HostEnv:
 
         try:
             mdp = from_gymnasium(self._env.envs[0])
+            if isinstance(self.spec.obs, dict):  # the agent is shown which actions are legal
+                show: Any = env.unwrapped
+                legal = [show.action_mask(state) for state in range(len(mdp.start))]
+                mdp = mdp._replace(legal=jnp.asarray(np.array(legal, bool)))
         except Exception:  # P may be anything
             return None
         return mdp if mdp.next_state.shape[:2] == (self.spec.num_states, self.spec.num_actions) else None

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxql.errors import UserError
 from jaxql.lab.cards import html_card, text_card
 from jaxql.lab.environments import Env, EnvMaker, is_compiled
-from jaxql.types import MDP, Agent, Array
+from jaxql.types import Agent, Array
 
 STEP_CAP = 27_000  # env steps an env: the 108,000 frames of Atari's customary limit
 ENVS_AT_ONCE = 100  # of an evaluation on the host; more episodes are played in turns
@@ -240,19 +239,3 @@ def _play_part(policy, step, params, state, key, epsilon, start, limit):
     going_on = lambda loop: (loop[0] < limit) & jnp.any(loop[1][-1])  # noqa: E731
     count, state, rows = jax.lax.while_loop(going_on, body, (jnp.int32(0), state, rows))
     return state, rows, count
-
-
-def exact_report(mdp: MDP, q_values: Array) -> str:
-    """Returns one line: the exact worth of the greedy policy of a table, beside the best possible."""
-    from jaxql import planning
-
-    mdp = planning.check_mdp(mdp)
-    legal = True if mdp.legal is None else mdp.legal
-    policy = planning.greedy_policy(jnp.where(legal, q_values, -jnp.inf), tie="uniform")
-    try:
-        name, worth = "success probability", planning.success_probability(mdp, policy)
-    except UserError:  # not a model of success and failure
-        name = f"mean return over all {int(np.sum(np.asarray(mdp.start) > 0))} starts"
-        worth = planning.expected_return(mdp, policy)
-    best = planning.best_return(mdp)
-    return f"exact {name} of the greedy policy: {float(worth):.3f}; best possible: {float(best):.3f}"

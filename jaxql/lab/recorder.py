@@ -18,12 +18,13 @@ from jaxql.errors import UserError
 from jaxql.lab import checkpoint
 from jaxql.lab.clock import Stopwatch
 from jaxql.lab.environments import Env, EnvMaker
-from jaxql.lab.evaluation import EvaluationStopped, Evaluator, exact_report
+from jaxql.lab.evaluation import EvaluationStopped, Evaluator
+from jaxql.lab.exact import MEASURES, ModelComparison
 from jaxql.lab.files import RunFiles
 from jaxql.lab.health import Health, Signs, failure
 from jaxql.lab.runs import Run
 from jaxql.lab.settings import RunSettings
-from jaxql.types import MDP, Agent, EnvSpec
+from jaxql.types import Agent, EnvSpec
 
 FINAL_PAUSES = (0.1, 1.0, 3.0)  # seconds after each failed write of the last checkpoint
 EVALUATION_KEYS = 0x7E57  # folded into the seed's key, together with the number of the evaluation
@@ -37,6 +38,9 @@ COLUMNS = {  # of metrics.csv: those of every agent; its learner's own metrics f
     "q_mean": "mean action value of the sampled states and actions since the last row (networks)",
     "updates": "gradient steps or table updates since the start",
     "eval_return": "mean raw return of the evaluation made at this row; empty where none was made",
+    "q_error": "max abs(Q - Q*) over reachable states and legal actions, at an evaluation (envs with a model)",
+    "exact_return": "expected raw return of the greedy policy, computed from the model, at an evaluation",
+    "regret": "mean of V* - V over first states, V of the greedy policy, computed from the model, at an evaluation",
 }
 
 OUTSIDE = {  # quantities that TensorBoard and trackers get beside those columns
@@ -71,7 +75,7 @@ class SeedRecorder:
       config: settings of the agent.
       settings: settings of the run.
       spec: what the envs show to the agent.
-      mdp: the env as a model, where there is one.
+      comparison: of the agent with the env's model, where there is one.
       make_env: makes the evaluation envs.
       files: the folder of this seed's run.
       callback: called with every row of metrics; a true result ends the run.
@@ -91,7 +95,7 @@ class SeedRecorder:
         config: Any,
         settings: RunSettings,
         spec: EnvSpec,
-        mdp: MDP | None,
+        comparison: ModelComparison | None,
         make_env: EnvMaker,
         files: RunFiles,
         callback: Callable[[dict[str, Any]], Any] | None,
@@ -99,7 +103,7 @@ class SeedRecorder:
         seed: int,
     ):
         self.agent, self.evaluator, self.config, self.settings = agent, evaluator, config, settings
-        self.spec, self.mdp, self.make_env, self.files, self.seed = spec, mdp, make_env, files, seed
+        self.spec, self.comparison, self.make_env, self.files, self.seed = spec, comparison, make_env, files, seed
         self.callback, self.show = callback, show
         self.watch = Stopwatch()
         self.health: Health | None = None
@@ -113,6 +117,7 @@ class SeedRecorder:
         self.solved = self.over = False
         self.eval_env: Env | None = None
         self.eval_mean = math.nan  # of an evaluation that has no row yet
+        self.measures = dict.fromkeys(MEASURES, math.nan) if comparison else {}  # of the same evaluation
         self.chunks: list[Any] = []  # metrics since the last row
         self.parts: list[Any] = []  # metrics of the present chunk
         self.finished: list[Episode] = []  # episodes that finished in the present chunk
@@ -265,6 +270,8 @@ class SeedRecorder:
             self.best = None  # an evaluation counts for more than any training episodes
         self.evaluations += 1
         self.eval_mean = mean
+        if self.comparison:
+            self.measures = self.comparison.measure(state.params)
         self.keep_best(state, mean)
         if self.settings.solved_by == "evaluation":
             self.solved |= self.passes(mean)
@@ -321,6 +328,7 @@ class SeedRecorder:
             **means,
             "updates": int(state.updates),
             "eval_return": self.eval_mean,
+            **self.measures,
         }
         self.files.append(row)
         speed = self.files.timing(self.env_steps, seconds)
@@ -329,6 +337,7 @@ class SeedRecorder:
             self.files.scalar(name, value, self.env_steps)
         self.show(row, seconds)
         self.chunks, self.fresh, self.eval_mean = [], [], math.nan
+        self.measures = dict.fromkeys(self.measures, math.nan)
         return bool(self.callback(row)) if self.callback else False
 
     def finish(self, state: State, interrupted: int) -> Run:
@@ -347,9 +356,9 @@ class SeedRecorder:
         run = self.as_run(state.params, state, interrupted)
         if not interrupted:
             self.write_result(seconds, int(state.updates))
-        if self.mdp is not None and isinstance(state.params, dict) and "q_values" in state.params:
+        if self.comparison:
             best = run.best_params() if os.path.exists(self.checkpoints / "best.json") else state.params
-            self.closing_lines.append(exact_report(self.mdp, best["q_values"]))
+            self.closing_lines.append(self.comparison.report(best))
         self.closing_lines.append(self.closing_line(seconds))
         return run
 

@@ -20,6 +20,7 @@ from jaxql.errors import UserError
 from jaxql.lab.clock import Stopwatch
 from jaxql.lab.environments import Env, EnvMaker
 from jaxql.lab.evaluation import Evaluator
+from jaxql.lab.exact import compare_with_model
 from jaxql.lab.files import RunFiles
 from jaxql.lab.health import Signs, signs_of
 from jaxql.lab.players import Carry, Part, make_player
@@ -76,6 +77,7 @@ class Trainer:
         alone = loop.jit_agent(agent)
         self.signs = jax.jit(jax.vmap(signs_of) if self.many else signs_of)
         evaluator = Evaluator(alone, stop=lambda: self.keep_watch(0))
+        comparison = compare_with_model(alone, env.mdp, config, env.spec)
         self.recorders = [
             SeedRecorder(
                 alone,
@@ -83,7 +85,7 @@ class Trainer:
                 config,
                 settings,
                 env.spec,
-                env.mdp,
+                comparison,
                 make_env,
                 its_files,
                 self._callback(callback, seed),

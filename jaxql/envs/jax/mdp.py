@@ -73,7 +73,7 @@ def from_mdp(mdp: MDP) -> JaxEnv:
     def observe(state: Any, /) -> Any:
         return state if legal is None else {"observation": state, "action_mask": legal[state]}
 
-    numbers: Any = dict(num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit)
+    numbers: Any = dict(num_actions=num_actions, num_states=num_states, step_limit=mdp.step_limit, mdp=mdp)
     return JaxEnv(reset, step, observe=observe, **numbers)
 
 

@@ -74,7 +74,7 @@ def _jax_env_and_model(env: str | JaxEnv, env_args: dict[str, Any]) -> tuple[Jax
     if isinstance(env, JaxEnv):
         if env_args:
             raise UserError(f"env_args {sorted(env_args)} are for ids; a JaxEnv brings its own")
-        return env, None
+        return env, env.mdp
     if env.startswith("gymnax:"):
         return gymnax.with_params(env.removeprefix("gymnax:"), **env_args), None
     make_env, make_model = NAMES[env]

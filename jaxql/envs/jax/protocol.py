@@ -4,7 +4,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
-from jaxql.types import EnvSpec
+from jaxql.types import MDP, EnvSpec
 
 
 class ResetFunction(Protocol):
@@ -52,6 +52,7 @@ class JaxEnv(NamedTuple):
     num_states: int | None = None  # where observations are indices of states
     step_limit: int | None = None  # an episode is truncated after so many steps
     observe: ObserveFunction = observe_state  # (state) -> observation
+    mdp: MDP | None = None  # the same env as a finite model, if it is known
 
     def spec(self, num_envs: int) -> EnvSpec:
         """Returns the EnvSpec that agents are made for.
