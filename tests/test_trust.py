@@ -222,6 +222,10 @@ def test_a_million_updates_leave_the_sum_exact():
         return (sum_tree.write(tree, index, value), running + change), ()
 
     (tree, running), _ = jax.jit(lambda keys: jax.lax.scan(update, (sum_tree.zeros(size), jnp.float32(0)), keys))(keys)
+    np.testing.assert_allclose(sum_tree.total(tree), np.asarray(tree[0], np.float64).sum(), rtol=1e-6)
+    every, small = jnp.arange(size), jnp.full(size, 1e-4)  # what large priorities have left behind is seen now
+    running += jnp.sum(small - sum_tree.read(tree, every))
+    tree = sum_tree.write(tree, every, small)
     leaves = np.asarray(tree[0], np.float64).sum()
     np.testing.assert_allclose(sum_tree.total(tree), leaves, rtol=1e-6)
     assert abs(float(running) / leaves - 1) > 1e-6, "a sum that is kept by differences drifts"
