@@ -10,7 +10,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
 
-import jaxql
 from jaxql.errors import UserError
 
 KINDS = ("local", "ray", "slurm", "sbatch")
@@ -220,7 +219,7 @@ def load(package: str, what: str, extra: str) -> ModuleType:
 
 def python_command(words: Sequence[str], directory: str) -> list[str]:
     """Returns `jaxql WORDS` as a command of this Python, which looks for modules where this process found jaxql."""
-    here = Path(jaxql.__file__).parents[1] == Path(directory).resolve()
+    here = Path(__file__).parents[2] == Path(directory).resolve()
     return [sys.executable, *([] if here else ["-P"]), "-m", "jaxql", *words]
 
 
