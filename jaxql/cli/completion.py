@@ -6,7 +6,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from jaxql.cli.options import parse, split_subject
+from jaxql.cli.options import flag_of, parse, split_subject
 from jaxql.errors import UserError, nearest
 
 SYNTAX = "completion SHELL"
@@ -81,10 +81,10 @@ def _flags(options: type) -> dict[str, list[str]]:
     hints = typing.get_type_hints(options)
     for field in dataclasses.fields(options):
         kind = hints[field.name]
-        flag = field.name.strip("_").replace("_", "-")
-        found[f"--{flag}"] = [str(value) for value in typing.get_args(kind)] if _is_literal(kind) else []
+        flag = flag_of(field.name)
+        found[flag] = [str(value) for value in typing.get_args(kind)] if _is_literal(kind) else []
         if kind is bool:
-            found[f"--no-{flag}"] = []
+            found[f"--no-{flag[2:]}"] = []
     return found
 
 

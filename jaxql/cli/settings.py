@@ -5,7 +5,7 @@ import json
 import math
 from typing import Any
 
-from jaxql.cli.options import parse, split_subject
+from jaxql.cli.options import flag_of, parse, split_subject
 from jaxql.lab.trust import allow_current_folder, modules_of
 
 SYNTAX = "settings AGENT [--env ENV]"
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> int:
         return 0
     for note in notes:
         print(note)
-    rows = [[_flag(key), _word(values[key]), found[key], comments.get(key, "")] for key in shown]
+    rows = [[flag_of(key), _word(values[key]), found[key], comments.get(key, "")] for key in shown]
     print(text_table(["setting", "value", "comes from", "what it is"], rows))
     return 0
 
@@ -63,10 +63,6 @@ def _identified(env: str | None) -> tuple[str, list[str]]:
 def _entry(value: Any, source: str, help: str) -> dict[str, Any]:
     finite = not isinstance(value, float) or math.isfinite(value)
     return {"value": value if finite else str(value), "from": source, "help": help}
-
-
-def _flag(name: str) -> str:
-    return "--" + name.strip("_").replace("_", "-")
 
 
 def _word(value: Any) -> str:
