@@ -1,4 +1,4 @@
-"""`jaxql evaluate RUN`: plays full games with the best checkpoint of a run, of the runs of many seeds, or of a policy."""
+"""`jaxql evaluate RUN`: plays full games with the best checkpoint of a run, of all seeds of a run, or with a policy."""
 
 import dataclasses
 import json
