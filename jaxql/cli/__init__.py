@@ -25,6 +25,7 @@ COMMANDS = (
     "agents",
     "settings",
     "doctor",
+    "notebook",
     "completion",
 )
 
