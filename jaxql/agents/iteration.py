@@ -82,5 +82,15 @@ def iteration(num_states: int, num_actions: int, *, on: str, gradient_steps: int
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate, learns_last=True)
 
 
-VALUE_ITERATION = AgentEntry(Config, functools.partial(make, on="values"), {}, presets.ITERATION)
-Q_ITERATION = AgentEntry(Config, functools.partial(make, on="q_values"), {}, presets.ITERATION)
+VALUE_ITERATION = AgentEntry(
+    Config,
+    functools.partial(make, on="values"),
+    tuned=presets.ITERATION,
+    about="Value iteration, V(s), on a model that is counted from random steps",
+)
+Q_ITERATION = AgentEntry(
+    Config,
+    functools.partial(make, on="q_values"),
+    tuned=presets.ITERATION,
+    about="Q-iteration, Q(s, a), on a model that is counted from random steps",
+)

@@ -24,6 +24,12 @@ COMMANDS = (
     "compare",
     "plot",
     "report",
+    "envs",
+    "agents",
+    "settings",
+    "doctor",
+    "notebook",
+    "completion",
 )
 
 

@@ -1,10 +1,11 @@
-"""`jaxql evaluate RUN`: plays full games with the best checkpoint of a run, or of the runs of many seeds."""
+"""`jaxql evaluate RUN`: plays full games with the best checkpoint of a run, of all seeds of a run, or with a policy."""
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
-from jaxql.cli.opening import opening
+from jaxql.cli.opening import open_player, opening
 from jaxql.cli.options import parse, require_at_least, split_subject
 
 SYNTAX = "evaluate RUN"
@@ -19,7 +20,8 @@ LINE = (
 class Options:
     """Plays full games with the best checkpoint: epsilon 0, raw rewards, seeds of their own.
 
-    Of the folder of a run with --seeds, plays the runs of all seeds.
+    Of the folder of a run with --seeds, plays the runs of all seeds. RUN may also be a policy: a file of jaxql
+    export, or one that comes with jaxql, as in pretrained:cartpole.
     """
 
     episodes: int = 20  # full games, each in an environment of its own
@@ -34,15 +36,17 @@ def run(argv: list[str]) -> int:
     given = parse(Options, argv, "evaluate RUN")
     require_at_least(1, episodes=given.episodes)
     require_at_least(0, seed=given.seed)
+    from jaxql.lab.export import is_policy
     from jaxql.lab.machine import cache_compilations, check_device
-    from jaxql.lab.runs import open_run, seed_folders
+    from jaxql.lab.runs import seed_folders
 
     check_device()
     cache_compilations()
-    folders, summaries = seed_folders(folder), dict[str, dict[str, Any]]()
+    folders = [Path(folder)] if is_policy(folder) else seed_folders(folder)
+    summaries = dict[str, dict[str, Any]]()
     with opening(folder):
         for each in folders:
-            summary = open_run(each, trust=given.trust).evaluate(given.episodes, given.seed).summary()
+            summary = open_player(each, given.trust).evaluate(given.episodes, given.seed).summary()
             summaries[each.name] = summary
             if not given.json:
                 print(f"{each.name}: " * (len(folders) > 1) + LINE.format(**summary), flush=True)

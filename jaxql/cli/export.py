@@ -16,6 +16,7 @@ class Options:
 
     out: str  # the file: NAME.safetensors, or NAME.jaxexport with --format jax
     format: Literal["policy", "jax"] = "policy"  # jax: a compiled function that runs without jaxql
+    float16: bool = False  # round the parameters of a policy to float16, which halves the file
     batch: int | None = None  # of a jax file: observations of a call (default: any number)
     trust: bool = False  # import the installed modules that the run names; for a run that you did not make here
 
@@ -35,6 +36,6 @@ def run(argv: list[str]) -> int:
         if given.format == "jax":
             export_jax(opened, given.out, given.batch)
         else:
-            export(opened, given.out)
+            export(opened, given.out, float16=given.float16)
     print(f"{given.out}: the policy of {folder}")
     return 0

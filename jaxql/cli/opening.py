@@ -1,9 +1,27 @@
 """What the commands that open a run share: no import by accident, and warnings of one line."""
 
 import contextlib
+import os
 import sys
 import warnings
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxql.lab.export import Policy
+    from jaxql.lab.runs import Run
+
+
+def open_player(source: "str | os.PathLike", trust: bool) -> "Run | Policy":
+    """Returns the run in a folder, or a policy; both evaluate and record.
+
+    Raises:
+      UserError: there is none, or it names a module that is not confirmed.
+    """
+    from jaxql.lab.export import is_policy, load_policy
+    from jaxql.lab.runs import open_run
+
+    return load_policy(source, trust=trust) if is_policy(source) else open_run(source, trust=trust)
 
 
 @contextlib.contextmanager

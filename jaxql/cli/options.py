@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import io
+import keyword
 from typing import Any, TypeVar
 
 from jaxql.errors import UserError, nearest
@@ -22,11 +23,12 @@ def parse(options: type[Options], argv: list[str], prog: str) -> Options:
       UserError: the parser's message as one line, with the nearest valid flag.
     """
     import tyro
+    from tyro.conf import UseAppendAction
 
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
-            return tyro.cli(options, args=argv, prog=f"jaxql {prog}", config=(tyro.conf.UseAppendAction,))
+            return tyro.cli(options, args=_as_fields(argv, options), prog=f"jaxql {prog}", config=(UseAppendAction,))
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -105,8 +107,24 @@ def _flags(options: Any) -> list[str]:
     names = []
     for field in dataclasses.fields(options):
         nested = dataclasses.is_dataclass(field.default)
-        names += _flags(type(field.default)) if nested else [f"--{field.name.replace('_', '-')}"]
+        names += _flags(type(field.default)) if nested else [flag_of(field.name)]
     return names
+
+
+def flag_of(name: str) -> str:
+    """Returns the flag of a setting.
+
+    >>> flag_of("learning_rate"), flag_of("lambda_")
+    ('--learning-rate', '--lambda')
+    """
+    return "--" + name.rstrip("_").replace("_", "-")
+
+
+def _as_fields(argv: list[str], options: Any) -> list[str]:
+    """Returns the words with each flag as the parser makes it of a field: `lambda_`, a word of Python, is --lambda_."""
+    words = [word.partition("=") for word in argv]
+    reserved = {flag for flag in _flags(options) if keyword.iskeyword(flag[2:])}
+    return [flag + "_" * (flag in reserved) + equals + value for flag, equals, value in words]
 
 
 def _one_line(message: str, flags: list[str], prog: str) -> str:

@@ -331,6 +331,18 @@ def restored(path: Any, leaves: dict[str, Any], like: Any) -> Any:
     return jax.tree.unflatten(structure, [_leaf(path, name, leaves[name], leaf) for name, leaf in wanted])
 
 
+def widened(leaves: dict[str, Any], like: Any) -> dict[str, Any]:
+    """Returns the leaves by name; floating-point numbers narrower than those of `like` get its type."""
+    wanted = {_leaf_name(keys): leaf.dtype for keys, leaf in jax.tree_util.tree_flatten_with_path(like)[0]}
+
+    def widen(name: str, leaf: Any) -> Any:
+        dtype = wanted.get(name, leaf.dtype)
+        both = jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(dtype) if both and leaf.dtype.itemsize < dtype.itemsize else leaf
+
+    return {name: widen(name, leaf) for name, leaf in leaves.items()}
+
+
 def _leaf(path: Any, name: str, value: Any, like: Any) -> Any:
     """Returns `value` as the kind of leaf that `like` is. Raises UserError if shape or dtype differ."""
     target = like if hasattr(like, "dtype") else np.asarray(like)

@@ -4,10 +4,12 @@ The file is a safetensors file of the parameters. Its metadata hold one JSON obj
 and what its env shows to the agent.
 """
 
+import contextlib
 import importlib.util
 import inspect
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ import safetensors.numpy
 
 from jaxql import agents, kernels, loop
 from jaxql.agents.state import hyper_of
-from jaxql.errors import UserError
+from jaxql.errors import UserError, nearest
 from jaxql.lab import checkpoint, trust as confirm
 from jaxql.lab.disk import write_file
+from jaxql.lab.environments import EnvMaker
+from jaxql.lab.evaluation import Evaluation
 from jaxql.lab.files import read_config
-from jaxql.lab.runs import Run, network_named
+from jaxql.lab.runs import Run, film, network_named, play
 from jaxql.lab.settings import settings as resolve
 from jaxql.types import Agent, EnvSpec
 
 FORMAT, VERSION = "jaxql policy", 1
+SHIPPED = Path(__file__).parent.parent / "pretrained"  # the policies that come with jaxql
+SCHEME = "pretrained:"  # before the name of one of them
 
 
 class Policy:
@@ -42,8 +48,9 @@ class Policy:
       params: the parameters.
     """
 
-    def __init__(self, agent: Agent, spec: EnvSpec, params: Any, about: dict[str, Any]):
+    def __init__(self, agent: Agent, spec: EnvSpec, params: Any, about: dict[str, Any], path: Path, trust: bool):
         self.agent, self.spec, self.params, self.about = loop.jit_agent(agent), spec, params, about
+        self._path, self._trust = path, trust
         self._memory: Any = None  # after the last observation; None at the start of an episode
 
     def reset(self) -> None:
@@ -70,6 +77,33 @@ class Policy:
         q, self._memory = self.agent.q_values(self.params, batch, memory)
         return np.asarray(q[0] if alone else q)
 
+    def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
+        """Plays full episodes of the env that the agent was trained in, as `Run.evaluate` does."""
+        with self._envs() as make_env:
+            return play(self.agent, lambda: self.params, make_env, episodes, seed)
+
+    def record(
+        self, path: str | os.PathLike, seed: int = 0, episodes: int = 1, max_steps: int | None = None
+    ) -> dict[str, Any]:
+        """Writes a video of the policy at play, .mp4 or .gif; returns what `jaxql.lab.video.record` does."""
+        with self._envs() as make_env:
+            return film(self.agent, lambda: self.params, make_env, path, seed, episodes, max_steps)
+
+    @contextlib.contextmanager
+    def _envs(self) -> Iterator[EnvMaker]:
+        """Gives the maker of the envs that the file describes; a module that it names must be confirmed."""
+        record = {name: self.about.get(name) for name in ("env", "env_spec")}
+        with confirm.restricted_imports(self._path.parent):
+            confirm.import_modules(self._path, confirm.modules_of(record), confirmed=self._trust)
+            try:
+                make_env = EnvMaker.from_record(self.about)
+            except UserError as error:
+                raise UserError(f"{self._path}: {error}") from error
+            except Exception as error:  # values that nobody checked may raise anything
+                reason = f"{type(error).__name__}: {error}"
+                raise UserError(f"{self._path}: its env cannot be made again: {reason:.200}") from error
+            yield make_env
+
     def _as_batch(self, obs: Any) -> tuple[Any, bool]:
         """Returns the observations with a batch axis, and whether there was none."""
         like = self.spec.obs
@@ -94,21 +128,50 @@ def _shapes(tree: Any, first: int = 1) -> str:
     return str(jax.tree.map(lambda x: f"{x.dtype}{list(x.shape[first:])}", tree))
 
 
-def export(run: Run, path: str | os.PathLike) -> None:
+def is_policy(source: str | os.PathLike) -> bool:
+    """Returns whether a name is that of a policy, a file or one that comes with jaxql, and not of a run folder.
+
+    >>> is_policy("pretrained:taxi"), is_policy("mine.safetensors"), is_policy("runs/mine")
+    (True, True, False)
+    """
+    return str(source).startswith(SCHEME) or Path(source).suffix == ".safetensors"
+
+
+def pretrained() -> list[str]:
+    """Returns the names of the policies that come with jaxql."""
+    return sorted(path.stem for path in SHIPPED.glob("*.safetensors"))
+
+
+def _path_of(source: str | os.PathLike) -> Path:
+    """Returns the file of a policy. Raises UserError if `source` is "pretrained:NAME" with an unknown name."""
+    if not str(source).startswith(SCHEME):
+        return Path(source)
+    name = str(source).removeprefix(SCHEME)
+    if name not in pretrained():
+        known = ", ".join(SCHEME + each for each in pretrained())
+        raise UserError(f"{source}: no such policy comes with jaxql{nearest(name, pretrained())}; there are {known}")
+    return SHIPPED / f"{name}.safetensors"
+
+
+def export(run: Run, path: str | os.PathLike, *, float16: bool = False) -> None:
     """Writes the best checkpoint of a run as one file, from which `load_policy` makes a policy.
 
     Args:
       run: as `jaxql.train` or `jaxql.open_run` returned it; its agent must have a name.
       path: of the file; its name ends in .safetensors.
+      float16: round the parameters to float16, which halves the file; `load_policy` gives them back their type.
 
     Raises:
-      UserError: the file cannot be written, or the agent or its network came from Python.
+      UserError: the file cannot be written, the agent or its network came from Python, or a parameter is too large for
+        float16.
     """
     path = _checked_path(path, ".safetensors")
     about = _about(run)
     arrays, keys = checkpoint.named_arrays(run.best_params())
     if keys:
         raise UserError(f"{run.folder}: its parameters hold random keys, which a policy file cannot")
+    if float16:
+        arrays = {name: _rounded(name, array) for name, array in arrays.items()}
     data = bytes(safetensors.numpy.save(arrays, metadata={"jaxql": json.dumps(about)}))
     try:
         write_file(path, data)
@@ -116,16 +179,26 @@ def export(run: Run, path: str | os.PathLike) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _rounded(name: str, array: np.ndarray) -> np.ndarray:
+    """Returns floating-point numbers as float16, others as they are. Raises UserError for a number too large."""
+    if not np.issubdtype(array.dtype, np.floating):
+        return array
+    if np.max(np.abs(array), initial=0) > np.finfo(np.float16).max:
+        raise UserError(f"the parameter {name} exceeds 65504, the largest float16: export without float16")
+    return array.astype(np.float16)
+
+
 def load_policy(path: str | os.PathLike, *, trust: bool = False) -> Policy:
-    """Returns the policy in a file that `export` wrote. The run and its env are not needed.
+    """Returns the policy in a file that `export` wrote, or one that comes with jaxql. The run is not needed.
 
     Args:
-      path: of the file.
+      path: of the file; or "pretrained:NAME", see `pretrained`.
       trust: import the modules that the file names for its agent or network; they must be installed.
 
     Raises:
       UserError: no such file, a damaged one, or one that names a module that is not confirmed; one line.
     """
+    path = _path_of(path)
     about, arrays = _read(path)
     modules = confirm.modules_of({name: about.get(name) for name in ("agent", "network")})
     with confirm.restricted_imports(Path(path).parent):
@@ -141,7 +214,8 @@ def load_policy(path: str | os.PathLike, *, trust: bool = False) -> Policy:
             raise UserError(f"{path}: {error}") from error
         except Exception as error:  # values that nobody checked may raise anything
             raise UserError(f"{path}: no policy can be made of it: {type(error).__name__}: {error}") from error
-    return Policy(agent, spec, checkpoint.restored(path, arrays, shapes), about)
+    params = checkpoint.restored(path, checkpoint.widened(arrays, shapes), shapes)
+    return Policy(agent, spec, params, about, path, trust)
 
 
 def export_jax(run: Run, path: str | os.PathLike, batch: int | None = None) -> None:

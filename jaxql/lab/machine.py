@@ -114,7 +114,7 @@ def check_env_memory(make_env: Callable[..., Env], count: int, name: str) -> Non
 
     one = make_env(1, seed=0, purpose="evaluate")
     each = _bytes(one.spec.obs) + (JAX_ENV_BYTES if is_compiled(one) else HOST_ENV_BYTES)
-    free = _free_memory() if is_compiled(one) else _free_ram()
+    free = _free_memory() if is_compiled(one) else free_ram()
     one.close()
     if free is not None and count * each > free:
         raise UserError(
@@ -131,14 +131,19 @@ def _bytes(shapes: Any) -> int:
 def _free_memory() -> int | None:
     """Returns the bytes free on the device, or None where the device does not say."""
     if jax.default_backend() == "cpu":
-        return _free_ram()
-    statistics = jax.local_devices()[0].memory_stats() or {}
+        return free_ram()
+    return device_memory(jax.local_devices()[0])
+
+
+def device_memory(device: Any) -> int | None:
+    """Returns the bytes free on a device that is no CPU, or None where it does not say."""
+    statistics = device.memory_stats() or {}
     if "bytes_limit" not in statistics:
         return None
     return statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)
 
 
-def _free_ram() -> int | None:
+def free_ram() -> int | None:
     """Returns the bytes free for this process, or None where the system does not say."""
     meminfo = Path("/proc/meminfo")
     found = re.search(r"MemAvailable:\s+(\d+) kB", meminfo.read_text()) if meminfo.exists() else None

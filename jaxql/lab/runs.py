@@ -5,7 +5,7 @@ import dataclasses
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,24 +87,13 @@ class Run:
 
     def evaluate(self, episodes: int = 20, seed: int = 0) -> Evaluation:
         """Plays full episodes with the best checkpoint: epsilon 0, raw rewards, seeds of their own."""
-        episodes, seed = plain(episodes), plain(seed)
-        check_env_memory(self.make_env, episodes, "episodes")
-        return evaluate_in_turns(self.agent, self.best_params(), self.make_env, episodes, seed)
+        return play(self.agent, self.best_params, self.make_env, episodes, seed)
 
     def record(
         self, path: str | os.PathLike, seed: int = 0, episodes: int = 1, max_steps: int | None = None
     ) -> dict[str, Any]:
         """Writes a video of the best checkpoint at play, .mp4 or .gif; returns what `jaxql.lab.video.record` does."""
-        from jaxql.lab import video
-
-        episodes, seed = plain(episodes), plain(seed)
-        env = self.make_env(1, seed=seed, purpose="record", render=True)
-        try:
-            key = jax.random.key(seed)
-            params, policy = self.best_params(), self.agent.policy
-            return video.record(env, policy, params, Path(path), key=key, episodes=episodes, step_cap=max_steps)
-        finally:
-            env.close()
+        return film(self.agent, self.best_params, self.make_env, path, seed, episodes, max_steps)
 
     def video(self, path: str | os.PathLike | None = None, seed: int = 0) -> Any:
         """Records an episode and returns it for display in a notebook cell."""
@@ -113,6 +102,34 @@ class Run:
         path = Path(path) if path else self.folder / "video.mp4"
         self.record(path, seed)
         return display_video(path)
+
+
+def play(agent: Agent, params: Callable[[], Any], make_env: EnvMaker, episodes: int, seed: int) -> Evaluation:
+    """Returns the evaluation of full episodes with the parameters that `params` gives; see `Run.evaluate`."""
+    episodes, seed = plain(episodes), plain(seed)
+    check_env_memory(make_env, episodes, "episodes")
+    return evaluate_in_turns(agent, params(), make_env, episodes, seed)
+
+
+def film(
+    agent: Agent,
+    params: Callable[[], Any],
+    make_env: EnvMaker,
+    path: str | os.PathLike,
+    seed: int,
+    episodes: int,
+    max_steps: int | None,
+) -> dict[str, Any]:
+    """Writes a video of play with the parameters that `params` gives; see `Run.record`."""
+    from jaxql.lab import video
+
+    episodes, seed = plain(episodes), plain(seed)
+    env = make_env(1, seed=seed, purpose="record", render=True)
+    try:
+        key = jax.random.key(seed)
+        return video.record(env, agent.policy, params(), Path(path), key=key, episodes=episodes, step_cap=max_steps)
+    finally:
+        env.close()
 
 
 def open_run(folder: str | os.PathLike, *, trust: bool = False) -> Run:

@@ -46,8 +46,6 @@ def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **change
     Raises:
       UserError: an unknown preset or setting, with the nearest name, or a value out of range.
     """
-    if preset is not None and preset not in entry.presets:
-        raise UserError(f'no preset "{preset}"{nearest(preset, entry.presets)}; there are {list(entry.presets)}')
     of_agent, of_run = ([field.name for field in dataclasses.fields(kind)] for kind in (entry.config, RunSettings))
     for name in changes:
         if name not in (*of_agent, *of_run):
@@ -55,14 +53,48 @@ def settings(entry: AgentEntry, env_id: str, preset: str | None = None, **change
                 f'no setting "{name}"{nearest(name, (*of_agent, *of_run))}; there are '
                 f"{', '.join(sorted((*of_agent, *of_run)))}"
             )
-    tuned = entry.tuned.get("*", {}) | entry.tuned.get(env_id, {})
-    values = (entry.presets[preset] if preset else tuned) | entry.overrides
+    values: dict[str, Any] = {}
+    for _, layer in layers(entry, env_id, preset):
+        values |= layer
     values |= {name: plain(value) for name, value in changes.items()}
     config = entry.config(**{name: value for name, value in values.items() if name in of_agent})
     run = RunSettings(**{name: value for name, value in values.items() if name not in of_agent})
     validate(config)
     validate(run)
     return config, run
+
+
+def layers(entry: AgentEntry, env_id: str, preset: str | None = None) -> list[tuple[str, dict[str, Any]]]:
+    """Returns (source, values) of all that changes the defaults of an agent and its run, the strongest last.
+
+    Args:
+      entry: the agent.
+      env_id: of the env; "" for none.
+      preset: a name in `entry.presets`, which stands in place of what is tuned.
+
+    Raises:
+      UserError: an unknown preset, with the nearest name.
+    """
+    if preset is not None and preset not in entry.presets:
+        known = f"there are {', '.join(entry.presets)}" if entry.presets else "this agent has none"
+        raise UserError(f'no preset "{preset}"{nearest(preset, entry.presets)}; {known}')
+    tuned = [("tuned for every env", entry.tuned.get("*", {})), (f"tuned for {env_id}", entry.tuned.get(env_id, {}))]
+    chosen = [(f"preset {preset}", entry.presets[preset])] if preset else tuned
+    return [*chosen, ("the agent's name", entry.overrides)]
+
+
+def origins(entry: AgentEntry, env_id: str, preset: str | None = None) -> dict[str, str]:
+    """Returns the source of every setting that `settings` gives; "default" where nothing changes it.
+
+    >>> from jaxql.agents.registry import REGISTRY
+    >>> origins(REGISTRY["c51"], "CartPole-v1")["head"], origins(REGISTRY["c51"], "CartPole-v1")["n_step"]
+    ("the agent's name", 'tuned for CartPole-v1')
+    """
+    names = [field.name for kind in (entry.config, RunSettings) for field in dataclasses.fields(kind)]
+    found = dict.fromkeys(names, "default")
+    for source, values in layers(entry, env_id, preset):
+        found |= dict.fromkeys(values, source)
+    return found
 
 
 def same_settings(name: str, env_id: str, preset: str | None = None, **changes: Any) -> list[str]:

@@ -1,0 +1,74 @@
+"""`jaxql settings AGENT [--env ENV]`: shows every setting, its value and where the value comes from."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from jaxql.cli.options import flag_of, parse, split_subject
+from jaxql.lab.trust import allow_current_folder, modules_of
+
+SYNTAX = "settings AGENT [--env ENV]"
+SUMMARY = "show every setting of an agent: its value, where that comes from, what it means"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Shows the settings with which `jaxql train AGENT --env ENV` would begin.
+
+    A value comes from the defaults, from what is tuned for the env or from a preset, or from the agent's name.
+    """
+
+    env: str | None = None  # the env, for which some agents are tuned
+    preset: str | None = None  # named settings instead of those tuned for the agent and env
+    changed: bool = False  # only those that are not at their default
+    json: bool = False  # print one JSON object
+
+
+def run(argv: list[str]) -> int:
+    """Prints the settings and returns the exit code."""
+    name, argv = split_subject(Options, argv, "settings", "AGENT")
+    given = parse(Options, argv, f"settings {name}")
+    if modules_of({"agent": name, "env": given.env}):
+        allow_current_folder()
+    from jaxql.agents.registry import entry_of
+    from jaxql.cli.comments import comments_of
+    from jaxql.lab.compare import text_table
+    from jaxql.lab.settings import origins, settings
+
+    entry = entry_of(name)
+    env, notes = _identified(given.env)
+    parts = settings(entry, env, given.preset)
+    found = origins(entry, env, given.preset)
+    comments = {field: text for part in parts for field, text in comments_of(type(part)).items()}
+    values = {field.name: getattr(part, field.name) for part in parts for field in dataclasses.fields(part)}
+    shown = [key for key in values if not given.changed or found[key] != "default"]
+    if given.json:
+        print(json.dumps({key: _entry(values[key], found[key], comments.get(key, "")) for key in shown}, indent=1))
+        return 0
+    for note in notes:
+        print(note)
+    rows = [[flag_of(key), _word(values[key]), found[key], comments.get(key, "")] for key in shown]
+    print(text_table(["setting", "value", "comes from", "what it is"], rows))
+    return 0
+
+
+def _identified(env: str | None) -> tuple[str, list[str]]:
+    """Returns (id, notes) of an env; "" where none is given."""
+    from jaxql import envs
+
+    return envs.identify(env) if env else ("", [])
+
+
+def _entry(value: Any, source: str, help: str) -> dict[str, Any]:
+    finite = not isinstance(value, float) or math.isfinite(value)
+    return {"value": value if finite else str(value), "from": source, "help": help}
+
+
+def _word(value: Any) -> str:
+    """Returns a value as it is typed on the command line.
+
+    >>> _word((64, 64)), _word(True), _word(1.0)
+    ('64 64', 'True', '1.0')
+    """
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
