@@ -31,7 +31,7 @@ MAY_IMPORT = {  # a part of the core: the parts that it may import
     "loop": {"types"},
     "mesh": {"types"},
     "envs": {"types", "errors", "planning", "loop", "mesh", "kernels"},
-    "lab": {"types", "errors", "planning", "loop", "mesh", "agents", "envs", "kernels"},
+    "lab": {"types", "errors", "planning", "loop", "mesh", "agents", "envs", "kernels", "replay"},
     "cli": {"types", "errors", "agents", "envs", "lab"},
     "__main__": {"cli"},
 }

@@ -215,10 +215,10 @@ def test_of_two_runs_that_start_at_once_one_is_refused(tmp_path, monkeypatch):
 def test_default_folders_are_safe_and_free(tmp_path):
     names = []
     for _ in range(3):
-        names.append(default_folder("dqn", "ALE/Pong-v5", 3, tmp_path))
+        names.append(default_folder("dqn", "ALE/Pong-v5", 3, root=tmp_path))
         names[-1].mkdir()
     assert [path.name for path in names] == ["dqn-ALE-Pong-v5-seed3" + end for end in ("", "-2", "-3")]
-    assert default_folder("dqn", "../a:b c", 0, tmp_path).parent == tmp_path
+    assert default_folder("dqn", "../a:b c", 0, root=tmp_path).parent == tmp_path
 
 
 @pytest.mark.parametrize("partial", [0, 3])
