@@ -310,6 +310,7 @@ def test_the_same_sweep_again_trains_what_is_missing_and_prints_the_same(done, t
     assert "grid is" in (error := capsys.readouterr().err) and "another --out" in error
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path, capsys):
     words = LAKE.split() + ["--seeds", "1", "--grid", "learning_rate=0.1,0.2"]
     bad = tmp_path / "a" / "cells" / "q-learning-FrozenLake-v1-learning_rate=0.1" / "seed0"
@@ -323,6 +324,7 @@ def test_a_job_that_fails_is_named_and_the_others_go_on(tmp_path, capsys):
     assert sorted(row["runs"] for row in rows) == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_the_script_for_sbatch_runs_every_job(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = f"sweep {LAKE} --seeds 2 --seeds-per-job 1 --engine sbatch --jobs 1 --out a --slurm partition=gpu time=60"

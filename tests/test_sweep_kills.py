@@ -87,9 +87,10 @@ def undisturbed(tmp_path_factory):
     return tables
 
 
-COUNTS = [pytest.param(6, 0.5), pytest.param(60, 0.3, marks=pytest.mark.slow)]
+COUNTS = [(6, 0.5), (60, 0.3)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("count", "share"), COUNTS)
 @pytest.mark.parametrize("engine", ["local", "ray", "slurm:local"])
 def test_killed_jobs_change_nothing(engine, count, share, undisturbed, tmp_path):
