@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     keep_freed_memory()
-    row = measure(given.steps) | about()
+    row = measure(given.steps) | about() | {"command": f"python -m benchmarks.snapshots --steps {given.steps}"}
     print(json.dumps(row))
     if given.out:
         with given.out.open("a") as file:
