@@ -22,7 +22,7 @@ TESTS = "Gym"  # ids of Gymnasium's envs that test old interfaces begin so
 
 
 class EnvInfo(NamedTuple):
-    """What is known of an env by its name."""
+    """Facts about an env that a name stands for."""
 
     id: str
     kind: str  # "Gymnasium", "JAX", "gymnax", "MinAtar" or "Atari"

@@ -54,7 +54,7 @@ class RunRecord:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a condition or a grouping may name: identity, settings, arguments of the env, solved, finished."""
+        """The values that conditions and groupings may name: identity, settings, env arguments, solved, finished."""
         return {"solved": self.solved, "finished": self.finished} | self.env_args | self.settings | self.identity
 
     @property

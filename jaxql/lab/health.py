@@ -17,7 +17,7 @@ TOLERANCE = 100.0  # times what the rewards allow that action values may reach
 
 
 class Signs(NamedTuple):
-    """What the state of an agent tells about its health."""
+    """Signs of health in the state of an agent."""
 
     finite: Array  # bool: whether all parameters are
     reward: Array  # greatest absolute value of the rewards that it holds

@@ -36,7 +36,7 @@ class Grid:
 
 
 class States(NamedTuple):
-    """What is known of the states of a run's env; None is what is not known."""
+    """Numbers about the states of a run's env; a field that is not known is None."""
 
     q_values: np.ndarray  # [S, A]; -inf is an illegal action, NaN one of a state that cannot be reached
     visits: np.ndarray | None = None  # [S] of an episode of the greedy policy, expected

@@ -20,7 +20,7 @@ LARGEST_PART = 2**22  # env steps of a compiled part at most: its memory is rese
 
 
 class Part(NamedTuple):
-    """What a player has played. The carry is whole at every vector step."""
+    """The result of one call of a player. The carry is whole at every vector step."""
 
     carry: Carry
     metrics: Any  # leaves [rounds, ...]; None without a round

@@ -25,7 +25,7 @@ OWN_OPTIONS = ("agent", "env", "env_arg", "out", "preset", "seed", "seeds", "tra
 
 @dataclasses.dataclass(frozen=True)
 class SweepSpec:
-    """What a sweep trains. Values are typed: numbers, booleans, strings, or tuples of numbers."""
+    """The agents, envs and settings of a sweep. Values are typed: numbers, booleans, strings, tuples of numbers."""
 
     agents: tuple[str, ...]
     envs: tuple[str, ...]

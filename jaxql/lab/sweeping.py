@@ -37,7 +37,7 @@ BAD_INPUT = 2  # the exit code of a command that would fail again
 
 @dataclasses.dataclass
 class Outcome:
-    """What came of a sweep."""
+    """The results of a sweep, and the jobs that failed."""
 
     results: Results
     failures: dict[str, str]  # the reason, by job

@@ -132,7 +132,7 @@ def check_service(name: str) -> None:
 
 
 class Tracking:
-    """What a run folder tracks, if anything. A service that fails gives one warning, and the run goes on without it.
+    """The tracked run of a run folder, if it has one. A service that fails gives one warning; the run goes on.
 
     The service is opened with the first numbers.
 
