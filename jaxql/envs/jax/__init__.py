@@ -4,6 +4,7 @@ from jaxql.envs.jax.autoreset import AutoresetState as AutoresetState, autoreset
 from jaxql.envs.jax.device import DeviceEnv as DeviceEnv
 from jaxql.envs.jax.gymnax import from_gymnax as from_gymnax
 from jaxql.envs.jax.mdp import from_mdp as from_mdp, to_mdp as to_mdp
+from jaxql.envs.jax.minatar import make_minatar as make_minatar
 from jaxql.envs.jax.protocol import JaxEnv as JaxEnv
 from jaxql.envs.jax.small_envs import (
     cartpole as cartpole,
