@@ -2,12 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from jax.sharding import Mesh
 
 from jaxql.envs.jax import gymnax
 from jaxql.envs.jax.device import DeviceEnv
+from jaxql.envs.jax.minatar import GAMES, make_minatar
 from jaxql.envs.jax.protocol import JaxEnv
 from jaxql.envs.jax.small_envs import cartpole, catch, catch_mdp, deep_sea, deep_sea_mdp, memory_chain
 from jaxql.errors import UserError, nearest
@@ -20,6 +22,7 @@ NAMES: dict[
     "jax:catch": (catch, catch_mdp),
     "jax:deep-sea": (deep_sea, deep_sea_mdp),
     "jax:memory-chain": (memory_chain, None),
+    **{f"jax:minatar-{game}": (partial(make_minatar, game), None) for game in GAMES},
 }
 
 
@@ -80,6 +83,8 @@ def _jax_env_and_model(env: str | JaxEnv, env_args: dict[str, Any]) -> tuple[Jax
     make_env, make_model = NAMES[env]
     known = inspect.signature(make_env).parameters
     for name, value in env_args.items():
-        if name not in known or isinstance(value, bool) or not isinstance(value, int):
-            raise UserError(f"{env}: {name}={value!r}; its arguments are {', '.join(known) or 'none'}, whole numbers")
+        fractions = name in known and known[name].annotation is float
+        if name not in known or isinstance(value, bool) or not isinstance(value, (int, float) if fractions else int):
+            kind = "a number" if fractions else "whole numbers"
+            raise UserError(f"{env}: {name}={value!r}; its arguments are {', '.join(known) or 'none'}, {kind}")
     return make_env(**env_args), make_model(**env_args) if make_model else None

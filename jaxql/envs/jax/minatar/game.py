@@ -113,8 +113,8 @@ def lanes(columns: Array, present: Array) -> Array:
       columns: [8] of the cells; those outside the board are left out.
       present: [8] or [], whether there is a cell.
     """
-    inside = (columns[:, None] == CELLS[None, :]) & jnp.broadcast_to(present, columns.shape)[:, None]
-    return jnp.pad(inside, ((1, 1), (0, 0)))
+    columns = jnp.pad(jnp.where(present, columns, -1), 1, constant_values=-1)
+    return columns[:, None] == CELLS[None, :]
 
 
 def row_bits(rows: Array, columns: Array, present: Array) -> Array:
