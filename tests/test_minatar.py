@@ -95,7 +95,7 @@ class Seaquest:
         move_interval="move_speed",
         ramps="ramp_index",
     )
-    reached = dict(enemies=26, subs=8, bullets=5, own_bullets=2, divers=2, low=3, ramps=9, rewards=3)
+    reached = dict(enemies=20, subs=8, bullets=5, own_bullets=2, divers=2, low=3, ramps=19, rewards=5)
 
     def outcomes(given, random):
         enemy = given.get("_spawn_enemy", [random.rand(), random.rand(), random.randint(1, 9)])
@@ -104,9 +104,10 @@ class Seaquest:
         return seaquest.Outcomes(*enemy, diver[0] < 1 / 2, np.int32(diver[1]))
 
     def late(random):
-        intervals = dict(spawn_interval=random.choice([1, 1, 2, 5, 20]), move_interval=random.randint(2, 6))
+        ramps = random.choice([0, 3, 5, 10, 18, 19, 19])
+        intervals = dict(ramps=ramps, spawn_interval=20 - ramps, move_interval=max(2, 5 - ramps // 2))
         boat = dict(oxygen=random.choice([1, 20, 60, 140, 200]), divers_aboard=random.choice([-2, -1, 0, 1, 4, 5, 6]))
-        return intervals | boat | dict(ramps=random.randint(8))
+        return intervals | boat
 
     def extremes(game):
         sizes = dict(enemies=len(game.e_fish + game.e_subs), subs=len(game.e_subs), bullets=len(game.e_bullets))
@@ -155,7 +156,7 @@ def careful_action(game, random):
 
 
 def play_package(name, seed, num_steps):
-    """Plays the package's game. An episode's policy is random or careful; it begins as it does, or late in the game.
+    """Plays the package's game. An episode is cut after 200 steps or so; most begin late in the game; many are played with care.
 
     Returns:
       (what the same steps need [T], what they showed [T], the extremes that were reached)
@@ -166,7 +167,7 @@ def play_package(name, seed, num_steps):
     env.random = env.env.random = recorder
     needed, shown, extremes, over = [], [], {}, True
     for _ in range(num_steps):
-        begins = over
+        begins = over or random.rand() < 1 / 200
         if begins:
             recorder.given = {}
             env.reset()
