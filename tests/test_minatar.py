@@ -39,9 +39,7 @@ class Recorder:
 
 
 class Asterix:
-    renamed = dict(
-        spawn_interval="spawn_speed", move_interval="move_speed", ramps="ramp_index", ramp_timer="ramp_timer"
-    )
+    fields = dict(spawn_interval="spawn_speed", move_interval="move_speed", ramps="ramp_index", ramp_timer="ramp_timer")
     reached = dict(things=8, ramps=9, fastest=-2, rewards=1)
 
     def outcomes(given, random):
@@ -49,9 +47,9 @@ class Asterix:
         rightwards, gold, place = (asked + [random.rand(), random.rand(), random.randint(PLACES)][len(asked) :])[:3]
         return asterix.Outcomes(rightwards < 1 / 2, gold < 1 / 3, np.int32(place))
 
-    def late(random):
-        intervals = dict(spawn_interval=random.randint(1, 11), move_interval=random.randint(1, 6))
-        return intervals | dict(ramps=random.randint(8), ramp_timer=random.randint(-1, 101))
+    def start_late(game, random):
+        game.spawn_speed, game.move_speed = random.randint(1, 11), random.randint(1, 6)
+        game.ramp_index, game.ramp_timer = random.randint(8), random.randint(-1, 101)
 
     def extremes(game):
         things = sum(thing is not None for thing in game.entities)
@@ -59,43 +57,55 @@ class Asterix:
 
 
 class Breakout:
-    renamed = dict(bricks="brick_map")
+    fields = dict(bricks="brick_map")
     reached = dict(bricks=30, few=0, rewards=1)
 
     def outcomes(given, random):
         return breakout.Outcomes(given.get("reset", [random.randint(2)])[0] % 2 == 1)
 
-    def late(random):
-        return dict(bricks=breakout.WALL & (random.rand(10, 10) < random.choice([0.02, 0.1, 0.5])))
+    def start_late(game, random):
+        game.brick_map *= random.rand(10, 10) < random.choice([0.02, 0.1, 0.5])
 
     def extremes(game):
         return dict(bricks=np.count_nonzero(game.brick_map), few=-np.count_nonzero(game.brick_map))
 
 
 class Freeway:
-    renamed = dict(row="pos", time_left="terminate_timer")
+    fields = dict(row="pos", time_left="terminate_timer")
     reached = dict(rewards=1, terminations=1)
 
     def outcomes(given, random):
         speeds, sides = given.get("_randomize_cars", [random.randint(1, 6, 8), random.rand(8)])
         return freeway.Outcomes(np.where(sides > 0.5, speeds, -speeds).astype(np.int32))
 
-    def late(random):
-        return dict(row=random.randint(1, 10), time_left=random.choice([0, 30, 300, 2500]))
+    def start_late(game, random):
+        game.pos, game.terminate_timer = random.randint(1, 10), random.choice([0, 30, 300, 2500])
 
     def extremes(game):
         return {}
 
 
 class Seaquest:
-    renamed = dict(
+    fields = dict(
+        row="sub_y",
         oxygen="oxygen",
         divers_aboard="diver_count",
         spawn_interval="e_spawn_speed",
         move_interval="move_speed",
         ramps="ramp_index",
+        enemies=lambda game: Seaquest.movers(
+            32, *([*x, False, 0] for x in game.e_fish), *([*x[:4], True, x[4]] for x in game.e_subs)
+        ),
+        shot_timer="shot_timer",
+        bullets=lambda game: Seaquest.movers(2, *([*x, 0, False, 0] for x in game.f_bullets)),
     )
     reached = dict(enemies=20, subs=8, bullets=5, own_bullets=2, divers=2, low=3, ramps=19, rewards=5)
+
+    def movers(size, *things):
+        """Our array of the package's lists, in which the newest is the last."""
+        rows = [(True, y, x, rightwards, timer, is_sub, shot) for x, y, rightwards, timer, is_sub, shot in things]
+        rows = rows[::-1] + [(False,) * 7] * (size - len(rows))
+        return seaquest.Movers(*(np.array(column) for column in zip(*rows, strict=True)))
 
     def outcomes(given, random):
         enemy = given.get("_spawn_enemy", [random.rand(), random.rand(), random.randint(1, 9)])
@@ -103,11 +113,24 @@ class Seaquest:
         enemy = enemy[0] < 1 / 2, enemy[1] < 1 / 3, np.int32(enemy[2])
         return seaquest.Outcomes(*enemy, diver[0] < 1 / 2, np.int32(diver[1]))
 
-    def late(random):
-        ramps = random.choice([0, 3, 5, 10, 18, 19, 19])
-        intervals = dict(ramps=ramps, spawn_interval=20 - ramps, move_interval=max(2, 5 - ramps // 2))
-        boat = dict(oxygen=random.choice([1, 20, 60, 140, 200]), divers_aboard=random.choice([-2, -1, 0, 1, 4, 5, 6]))
-        return intervals | boat
+    def start_late(game, random):
+        crowded = random.rand() < 1 / 2
+        ramps = game.ramp_index = random.choice([0, 3, 5, 10] if crowded else [0, 5, 10, 18, 19, 19])
+        game.e_spawn_speed, game.move_speed = 20 - ramps, max(2, 5 - ramps // 2)
+        game.oxygen = random.choice([1, 20, 60, 140, 200])
+        game.diver_count = random.choice([-2, -1, 0, 1, 4, 5, 6])
+        game.sub_y = random.choice([0, 0, 0, 1, 4, 7])
+        if crowded:  # several enemies in a cell, and a bullet on its way to them
+            y, rightwards, to_right = random.randint(1, 9), random.rand() < 1 / 2, random.rand() < 1 / 2
+            game.f_bullets.append([6 if to_right else 4, y, to_right])
+            game.shot_timer = 4  # it was fired just now
+            for _ in range(random.randint(2, 12)):
+                x = random.randint(7, 9) if to_right else random.randint(1, 3)
+                enemy = [x, y, rightwards, random.randint(game.move_speed + 1)]
+                if random.rand() < 1 / 2:
+                    game.e_fish.append(enemy)
+                else:
+                    game.e_subs.append([*enemy, random.randint(11)])
 
     def extremes(game):
         sizes = dict(enemies=len(game.e_fish + game.e_subs), subs=len(game.e_subs), bullets=len(game.e_bullets))
@@ -116,17 +139,17 @@ class Seaquest:
 
 
 class SpaceInvaders:
-    renamed = dict(aliens="alien_map", max_interval="enemy_move_interval")
+    fields = dict(aliens="alien_map", max_interval="enemy_move_interval")
     reached = dict(aliens=24, few=-1, ramps=1, low=9, rewards=1)
 
     def outcomes(given, random):
         return ()
 
-    def late(random):
-        aliens = random.rand(10, 10) < random.choice([0.03, 0.1])
-        aliens[0, random.randint(10)] = True  # there is always one
-        aliens[random.choice([6, 10]) :] = False
-        return dict(aliens=aliens, max_interval=random.randint(6, 13))
+    def start_late(game, random):
+        game.alien_map = np.float64(random.rand(10, 10) < random.choice([0.03, 0.1]))
+        game.alien_map[random.choice([6, 10]) :] = 0
+        game.alien_map[0, random.randint(10)] = 1  # there is always one
+        game.enemy_move_interval = random.choice([6, 7, 7, 8, 12])
 
     def extremes(game):
         aliens = np.count_nonzero(game.alien_map)
@@ -146,7 +169,7 @@ def careful_action(game, random):
     """An action after which the game goes on for three steps at least, should there be one; in Breakout to the ball."""
     if hasattr(game, "brick_map"):
         return 1 if game.ball_x < game.pos else 3 if game.ball_x > game.pos else 0
-    for action in random.permutation(6):
+    for action in (random.choice([FIRE, NOOP, LEFT]), *random.permutation(6)):
         trial = copy.deepcopy(game)
         for each in (action, 0, 0):
             trial.act(each)
@@ -155,8 +178,12 @@ def careful_action(game, random):
     return random.randint(6)
 
 
+def read_field(game, theirs):
+    return theirs(game) if callable(theirs) else np.array(getattr(game, theirs))
+
+
 def play_package(name, seed, num_steps):
-    """Plays the package's game. An episode is cut after 200 steps or so; most begin late in the game; many are played with care.
+    """Plays the package's game. Episodes are cut after 200 steps or so; most begin late; many are played with care.
 
     Returns:
       (what the same steps need [T], what they showed [T], the extremes that were reached)
@@ -173,10 +200,9 @@ def play_package(name, seed, num_steps):
             env.reset()
             env.last_action = 0
             start = case.outcomes(recorder.given, random)
-            late = case.late(random) if random.rand() < 3 / 4 else {}
-            for field, value in late.items():
-                setattr(env.env, case.renamed[field], np.array(value, float) if np.ndim(value) else int(value))
-            fields = {field: np.array(getattr(env.env, theirs)) for field, theirs in case.renamed.items()}
+            if random.rand() < 3 / 4:
+                case.start_late(env.env, random)
+            fields = {field: read_field(env.env, theirs) for field, theirs in case.fields.items()}
             careful = random.choice([0.0, 0.5, 1.0, 1.0])
         obs = env.state()
         action = careful_action(env.env, random) if random.rand() < careful else random.randint(6)
@@ -197,8 +223,9 @@ def play_jax(name):
     def one_step(state, needed):
         begins, start, fields, action, repeats, outcomes = needed
         first = game.start(start)
-        changes = {field: jnp.asarray(value, getattr(first, field).dtype) for field, value in fields.items()}
-        first = StickyState(first._replace(**changes), jnp.int32(0))
+        dtypes = jax.tree.map(lambda x: x.dtype, first)._asdict()
+        changes = {field: jax.tree.map(jnp.asarray, value, dtypes[field]) for field, value in fields.items()}
+        first = StickyState(first._replace(**changes), jnp.int32(NOOP))
         state = jax.tree.map(lambda new, old: jnp.where(begins, new, old), first, state)
         after, reward, over = sticky_step(game, state, action, repeats, outcomes)
         return after, (game.observe(state.game), game.observe(after.game), reward, over)

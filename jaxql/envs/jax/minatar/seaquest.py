@@ -264,8 +264,7 @@ def _move_enemies(state: State) -> tuple[State, Array, Array]:
         move_timer=jnp.where(due, state.move_interval, enemies.move_timer - 1),
         shot_timer=jnp.where(enemies.shot_timer == 0, ENEMY_RELOAD, enemies.shot_timer - 1),
     )
-    rams = _at_sub(state, moved_enemies)
-    rammed = jnp.any(_at_sub(state, enemies) | rams)
+    rammed = jnp.any(_at_sub(state, enemies) | _at_sub(state, moved_enemies))
 
     shoots = enemies.present & enemies.is_sub & (enemies.shot_timer == 0)
     places = moved_enemies.row, moved_enemies.column
@@ -276,7 +275,7 @@ def _move_enemies(state: State) -> tuple[State, Array, Array]:
     present = enemies.present & _on_board(moved_enemies.column)
     state = state._replace(enemies=moved_enemies._replace(present=present))
     rank = jnp.where(enemies.is_sub, 2 * MAX_ENEMIES, MAX_ENEMIES) - 1 - AGE
-    state, shot = _shoot(state, due & ~rams, rank)
+    state, shot = _shoot(state, due, rank)
     return state, shot, rammed
 
 
