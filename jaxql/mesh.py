@@ -27,6 +27,15 @@ def env_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     return _sharding(mesh, *[None] * axis, mesh.axis_names)
 
 
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Returns the sharding of arrays that are whole on every device.
+
+    >>> replicated(jax.make_mesh((1,), ("envs",))).spec
+    P()
+    """
+    return _sharding(mesh)
+
+
 def _sharding(mesh: Mesh, *spec: Any) -> NamedSharding:
     """A sharding over Auto axes, which the compiler places; `jax.make_mesh` makes Explicit ones."""
     return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*spec))
@@ -48,7 +57,7 @@ def tree_shardings(tree: Any, mesh: Mesh) -> Any:
 
     def shardings_of(x: Any) -> Any:
         if not isinstance(x, Step):
-            return _sharding(mesh)
+            return replicated(mesh)
         by_env = env_sharding(mesh, axis=len(x.valid.shape) - 1)  # [B], or [T, B] where rows are stored
         return jax.tree.map(lambda _: by_env, x)
 
@@ -79,35 +88,46 @@ def shard_agent(agent: Agent, mesh: Mesh) -> Agent:
     [(12501, 8)]
     """
 
-    def within_mesh(f: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns f, traced as part of a program for several devices."""
-
-        def f_within_mesh(*args: Any) -> Any:
-            with jax.sharding.use_abstract_mesh(env_sharding(mesh).mesh.abstract_mesh):
-                return f(*args)
-
-        return f_within_mesh
-
-    def with_shardings(f: Callable[..., Any]) -> Callable[..., Any]:
-        def sharded_f(*args: Any) -> Any:
-            results = within_mesh(f)(*args)
-            return jax.lax.with_sharding_constraint(results, tree_shardings(results, mesh))
-
-        return sharded_f
-
-    may_deadlock = mesh.devices.flat[0].platform == "cpu" and len(mesh.local_devices) > 1
-
-    def compiled(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        jitted = jax.jit(f, **options)
-        return _block_until_ready(jitted) if may_deadlock else jitted
+    def placed(f: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        return jit_on_mesh(f, mesh, lambda results: tree_shardings(results, mesh), **options)
 
     return agent._replace(
-        init=compiled(with_shardings(agent.init)),
-        act=compiled(within_mesh(agent.act), out_shardings=env_sharding(mesh)),
-        observe=compiled(with_shardings(agent.observe), donate_argnums=0),
-        learn=compiled(with_shardings(agent.learn), donate_argnums=0),
-        policy=compiled(within_mesh(agent.policy)),
+        init=placed(agent.init),
+        act=jit_on_mesh(agent.act, mesh, lambda _: env_sharding(mesh)),
+        observe=placed(agent.observe, donate_argnums=0),
+        learn=placed(agent.learn, donate_argnums=0),
+        policy=jit_on_mesh(agent.policy, mesh),
     )
+
+
+def jit_on_mesh(
+    f: Callable[..., Any], mesh: Mesh, shardings_of: Callable[[Any], Any] | None = None, **options: Any
+) -> Callable[..., Any]:
+    """Returns f compiled for a mesh, traced as part of a program for several devices.
+
+    Args:
+      f: a pure function.
+      mesh: whose devices compute it. With several CPU devices in one process a call returns when its results are ready.
+      shardings_of: (results) -> their shardings, or a prefix of that tree; None: the compiler's choice.
+      **options: of `jax.jit`.
+
+    >>> mesh = jax.make_mesh((1,), ("envs",))
+    >>> doubled = jit_on_mesh(lambda x: 2 * x, mesh, lambda _: env_sharding(mesh))
+    >>> doubled(np.arange(3.0)).sharding.spec
+    P('envs',)
+    """
+
+    @functools.wraps(f)
+    def f_on_mesh(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(env_sharding(mesh).mesh.abstract_mesh):
+            results = f(*args)
+        if shardings_of is None:
+            return results
+        return jax.lax.with_sharding_constraint(results, shardings_of(results))
+
+    jitted = jax.jit(f_on_mesh, **options)
+    may_deadlock = mesh.devices.flat[0].platform == "cpu" and len(mesh.local_devices) > 1
+    return _block_until_ready(jitted) if may_deadlock else jitted
 
 
 def _block_until_ready(jitted: Any) -> Callable[..., Any]:

@@ -5,7 +5,10 @@ import shutil
 import sys
 import tempfile
 
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # most programs run once: compile them fast
+
 import jax
+import pytest
 from trust_report import TrustReport
 
 PROGRAMS = "JAXQL_TEST_PROGRAMS"  # the folder in which the processes of one test run share compiled programs
@@ -27,6 +30,13 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", os.environ[PROGRAMS])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)  # storing small ones costs more
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the option -m is read
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if (often := item.get_closest_marker("often")) and item.callspec.id not in often.args:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_unconfigure(config):

@@ -7,10 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
+from test_resume import settings_of
 
+import jaxql
 from jaxql import agents, loop, mesh
 from jaxql.agents.state import hyper_of
 from jaxql.envs.jax import autoreset, catch
+from jaxql.errors import UserError
+from jaxql.lab.settings import RunSettings
 from jaxql.replay import Ring, zero_step
 from jaxql.types import EnvSpec
 
@@ -132,6 +136,56 @@ def test_the_store_is_shared_out_from_the_start_and_written_in_place():
     assert state.data.rows.reward.sharding.is_equivalent_to(mesh.env_sharding(DEVICES, axis=1), 2)
     sizes = [size for kind, size in collectives(learn) if kind == "all-reduce"]
     assert [size for size in sizes if size > 1] == [sum(x.size for x in jax.tree.leaves(state.params)) + 2]
+
+
+RUN = dict(steps=800, num_envs=8, log_every=200, eval_every=400, checkpoint_every=200, eval_episodes=4, quiet=True)
+RUN |= dict(solved_at=np.inf)
+
+
+def settings_of_run(name):
+    """Small settings of any agent, with as many shards as there are devices where it has shards."""
+    fields = agents.REGISTRY[name].config.__dataclass_fields__
+    small = settings_of(name) | dict(batch_size=32, shards=8, horizon_anneal_updates=50) | RUN
+    of_run = RunSettings.__dataclass_fields__
+    return {key: value for key, value in small.items() if key in fields or key in of_run or key == "quiet"}
+
+
+def table_of(run):
+    return np.genfromtxt(run.folder / "metrics.csv", delimiter=",", skip_header=1)
+
+
+@pytest.mark.parametrize("name", ["dqn", *(pytest.param(name, marks=pytest.mark.slow) for name in agents.REGISTRY)])
+def test_a_run_on_eight_devices_equals_one_and_resumes(tmp_path, name):
+    settings, env = settings_of_run(name), "FrozenLake-v1" if name.endswith("iteration") else "jax:catch"
+    one, many = (
+        jaxql.train(name, env, out=tmp_path / str(devices), devices=devices, **settings) for devices in (1, "all")
+    )
+    for x, y in zip(jax.tree.leaves(many.state.params), jax.tree.leaves(one.state.params), strict=True):
+        np.testing.assert_allclose(x, y, rtol=0, atol=10 * TOLERANCE)
+    np.testing.assert_allclose(table_of(many), table_of(one), rtol=1_000 * TOLERANCE, atol=100 * TOLERANCE)
+
+    def killed(row):
+        if row["env_steps"] >= 600:
+            raise RuntimeError("as good as killed")
+
+    with pytest.raises(RuntimeError):
+        jaxql.train(name, env, out=tmp_path / "parts", devices="all", callback=killed, **settings)
+    resumed = jaxql.resume(tmp_path / "parts", quiet=True)
+    np.testing.assert_array_equal(table_of(resumed), table_of(many))
+    for x, y in zip(jax.tree.leaves(resumed.state.params), jax.tree.leaves(many.state.params), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_what_several_devices_cannot_share_is_refused(tmp_path):
+    for settings, line in [
+        (dict(devices=9), "devices=9, and JAX has 8 .cpu.; JAX_NUM_CPU_DEVICES"),
+        (dict(devices=0), "devices=0: it must be"),
+        (dict(devices=8, num_envs=4), "8 devices cannot share num_envs=4 equally: give a multiple of 8"),
+        (dict(devices=2, seeds=2, num_envs=4), "several devices train one seed"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            jaxql.train("dqn", "jax:catch", out=tmp_path / "run", steps=400, quiet=True, **settings)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow

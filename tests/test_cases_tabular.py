@@ -138,6 +138,19 @@ def compiles():
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.often(
+    "epsilon_greedy_probabilities",
+    "best_return",
+    "dyna_q_update",
+    "n_step_q_sigma_update",
+    "monte_carlo_update",
+    "value_iteration undiscounted",
+    "from_matrices",
+    "true_online_sarsa_lambda_update",
+    "double_q_learning_update",
+    "policy_regret",
+    "q_iteration",
+)
 @pytest.mark.parametrize("name", EAGER)
 def test_m7_an_eager_loop_compiles_nothing_new(name, compiles):
     """300 calls: before, some functions compiled at each, for 55 to 475 ms and 2 MB that were never freed."""

@@ -84,6 +84,15 @@ def prepared(name, seed):
     return [jnp.asarray(x[argument]) for argument in DROP_INS[name].split()]
 
 
+@pytest.mark.often(
+    "categorical_l2_project-options0",
+    "categorical_td_learning-options1",
+    "categorical_q_learning-options3",
+    "categorical_double_q_learning-options5",
+    "quantile_regression_loss-options8",
+    "quantile_q_learning-options13",
+    "quantile_expected_sarsa-options16",
+)
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_drop_in_agrees_with_rlax_in_value_and_gradient(rlax, name, options):
@@ -108,6 +117,9 @@ def test_drop_in_agrees_with_rlax_in_value_and_gradient(rlax, name, options):
         close(jnp.where(known, x, 0), jnp.where(known, y, 0), 10 * TOLERANCE)
 
 
+@pytest.mark.often(
+    "categorical_td_learning", "categorical_l2_project", "quantile_q_learning", "quantile_regression_loss"
+)
 @pytest.mark.parametrize("name", DROP_INS)
 def test_batches_are_rows_and_nest(name):
     args, equation = prepared(name, 1), getattr(dist, name)
@@ -500,6 +512,7 @@ DISTORTIONS = {  # name: (ours, by its definition, neutral eta, other etas)
 }
 
 
+@pytest.mark.often("power", "cpw")
 @pytest.mark.parametrize("name", DISTORTIONS)
 def test_distortions_are_their_definition(name):
     ours, want, neutral, etas = DISTORTIONS[name]

@@ -68,6 +68,7 @@ def test_the_step_limit_bounds_the_return():
     assert comparison.measure({"q_values": comparison.optimum})["exact_return"] == 0  # the goal is six steps away
 
 
+@pytest.mark.often("q-learning", "c51")
 @pytest.mark.parametrize("name", ["q-learning", "q-iteration", "dqn", "c51", "iqn", "pqn"])
 def test_tables_and_networks_are_compared_alike(name):
     comparison, params = compared(name, "jax:catch")
@@ -76,6 +77,7 @@ def test_tables_and_networks_are_compared_alike(name):
     assert found["q_error"] > 0 and found["regret"] > 0 and -1 <= found["exact_return"] <= 1
 
 
+@pytest.mark.often("dqn-CartPole-v1")
 @pytest.mark.parametrize(("name", "env"), [("r2d2", "jax:catch"), ("dqn", "CartPole-v1"), ("dqn", "jax:cartpole")])
 def test_without_a_model_or_with_a_memory_there_is_nothing_to_compare(name, env):
     assert compared(name, env)[0] is None
@@ -119,6 +121,7 @@ def test_every_evaluation_has_a_row_with_the_truth(tmp_path, seeds):
         assert run.metrics["q_error"][evaluated][-1] == pytest.approx(comparison.measure(last)["q_error"])
 
 
+@pytest.mark.slow
 def test_a_jax_env_of_a_model_is_compared(tmp_path):
     run = jaxql.train("dqn", env=from_mdp(catch_mdp(3, 3)), steps=600, eval_every=300, warmup_steps=100, hidden=(8,),
                       num_envs=4, quiet=True, out=tmp_path / "run")  # fmt: skip

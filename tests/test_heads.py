@@ -172,6 +172,7 @@ def sigmoid_quantiles(params, obs, taus):
     return location + scale * jnp.log(taus / (1 - taus))[:, None, :]
 
 
+@pytest.mark.often("double", "munchausen", "clipped_double")
 @pytest.mark.parametrize("backup", ["greedy", "double", "munchausen", "clipped_double"])
 def test_implicit_quantiles_draw_afresh_for_each_pass(backup):
     """At obs, for the target and to choose; critics that are compared share their fractions."""

@@ -70,6 +70,7 @@ def test_the_picture_shows_the_numbers_of_the_run(lake):
     assert np.nanmax(states.errors) == pytest.approx(run.metrics["q_error"][~np.isnan(run.metrics["q_error"])][-1])
 
 
+@pytest.mark.slow
 def test_states_without_a_grid_are_a_table(tmp_path):
     run = jaxql.train("q-learning", env="jax:catch", out=tmp_path / "run", **SMALL)
     figure = pictures.draw_run(run)
@@ -83,6 +84,7 @@ def test_a_video_shows_values_and_distributions(pole, tmp_path, monkeypatch, cap
     assert [path.name for path in tmp_path.iterdir()] == ["pole.mp4"]
 
 
+@pytest.mark.often("quantile", "categorical")
 @pytest.mark.parametrize("head", ["categorical", "quantile", "implicit-quantile", "full-quantile"])
 def test_distributions_have_the_means_that_the_agent_maximises(head, tmp_path):
     run = jaxql.train("dqn", head=head, num_atoms=8, out=tmp_path / "run", **DEEP | dict(steps=100))

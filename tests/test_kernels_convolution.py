@@ -21,6 +21,14 @@ SHAPES = [  # height, width, channels, kernel, stride, features
 ]
 
 
+@pytest.mark.often(
+    "20-20-16-4-2-32-auto",
+    "9-9-64-3-1-64-matmul",
+    "7-7-2-7-3-4-matmul",
+    "11-13-3-3-2-5-onednn",
+    "84-84-4-8-4-16-onednn",
+    "5-6-1-2-3-2-onednn",
+)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("height", "width", "channels", "size", "stride", "features"), SHAPES)
 def test_values_and_gradients_are_xlas(height, width, channels, size, stride, features, method):
@@ -49,6 +57,9 @@ def test_vmapped_over_kernels_it_is_each_of_them(method):
     np.testing.assert_allclose(together, jnp.stack([convolve(x, one, 2, "xla") for one in w]), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.often(
+    "7-7-2-7-3-4-matmul", "5-6-1-2-3-2-xla", "84-84-4-8-4-16-auto", "9-9-64-3-1-64-onednn", "20-20-16-4-2-32-matmul"
+)
 @pytest.mark.parametrize("method", ["xla", *METHODS])
 @pytest.mark.parametrize(("height", "width", "channels", "size", "stride", "features"), SHAPES)
 def test_padding_is_zeros_on_every_side(height, width, channels, size, stride, features, method):

@@ -25,6 +25,7 @@ DRAWS = {
 }
 
 
+@pytest.mark.often("integers", "bytes", "normal", "split", "one", "none", "folded")
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
 def test_the_numbers_are_jaxs(draw):
     key = jax.random.key(2**31 + 5)

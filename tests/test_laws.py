@@ -146,7 +146,7 @@ def test_host_loop_equals_scan_and_traces_once(name):
     assert metrics["loss"].shape == (plan["rounds"], settings_of(name).gradient_steps)
 
 
-@every_agent("dqn", "q-iteration")
+@every_agent("dqn")
 def test_vmapped_equals_alone(name):
     agent, plan = agent_of(name), plan_of(name)
     if name == "qr-dqn" and not jax.config.jax_enable_x64:
@@ -165,7 +165,7 @@ def test_vmapped_equals_alone(name):
     assert gap(alone(keys[0], discounts[0]), alone(keys[1], discounts[0])) > 1e-3
 
 
-@every_agent("pqn", "q-learning")
+@every_agent("q-learning")
 def test_jit_equals_no_jit_and_keeps_structure(name):
     agent = agent_of(name)
     plan = plan_of(name) | dict(rounds=3, warmup=8)
@@ -184,7 +184,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
 
 
 @pytest.mark.float32
-@every_agent("dqn", "q-iteration")
+@every_agent("dqn")
 @pytest.mark.trust(16)
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name), plan_of(name))[0])
@@ -271,7 +271,7 @@ def test_no_gradient_flows_into_the_target_network(name):
 
 
 @pytest.mark.float32
-@pytest.mark.parametrize("name", ["per-dqn", "r2d2"])
+@pytest.mark.parametrize("name", ["per-dqn", pytest.param("r2d2", marks=pytest.mark.slow)])
 def test_a_compiled_loop_copies_no_store(name):
     """XLA would copy it at every turn, if a write did not depend on what was read from it."""
     config = settings_of(name)
@@ -288,7 +288,7 @@ def test_a_compiled_loop_copies_no_store(name):
 
 
 @pytest.mark.float32
-@every_agent("pqn", "q-learning")
+@every_agent("q-learning")
 @pytest.mark.trust(9)
 def test_policy_is_greedy_at_zero_and_random_at_one(name):
     agent = agent_of(name)

@@ -31,6 +31,7 @@ def actions_of(config):
     return np.array([act(state._replace(vector_steps=jnp.int32(t)), obs)[0] for t in range(20)])
 
 
+@pytest.mark.slow
 def test_noise_explores_anew_at_every_tick():
     greedy = dataclasses.replace(BASE, epsilon=0.0, exploration_steps=1)
     assert len(np.unique(actions_of(greedy))) == 1

@@ -29,6 +29,24 @@ from jaxql.losses import heads
 pytestmark = pytest.mark.float64
 
 
+@pytest.mark.often(
+    "categorical-greedy",
+    "categorical-double",
+    "full_quantile-munchausen",
+    "full_quantile-clipped_double",
+    "implicit_quantile-soft",
+    "implicit_quantile-persistent",
+    "quantile-expected_sarsa",
+    "quantile-advantage",
+    "hl_gauss-greedy",
+    "hl_gauss-soft",
+    "two_hot-double",
+    "two_hot-persistent",
+    "l2-clipped_double",
+    "l2-advantage",
+    "huber-munchausen",
+    "huber-expected_sarsa",
+)
 @pytest.mark.parametrize("backup", BACKUPS)
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.trust(1)

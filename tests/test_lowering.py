@@ -65,11 +65,13 @@ def assert_known(found):
         assert names <= KNOWN[platform], f"lowered for {platform}: {names - KNOWN[platform]}"
 
 
+@pytest.mark.often("dqn", "noisy-dqn", "iqn", "rainbow", "bbf", "r2d2", "pqn", "q-learning", "q-iteration")
 @pytest.mark.parametrize("name", agents.REGISTRY)
 def test_every_agent_lowers_for_every_platform(name):
     assert_known(calls(*agent_program(agents.REGISTRY[name], catch().spec(ENVS), settings_of(name))))
 
 
+@pytest.mark.often("dqn nature-cnn", "pqn minatar-cnn", "r2d2 nips-cnn")
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_convolutional_network_lowers_for_every_platform(name):
     agent, spec, settings = IMAGES[name]

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,10 +13,11 @@ import pytest
 import two_processes
 from jax.sharding import Mesh
 
-from jaxql import envs, loop, mesh
+from jaxql import cli, envs, loop, mesh
 from jaxql.agents import REGISTRY
 from jaxql.envs.jax import catch
 from jaxql.errors import UserError
+from jaxql.lab.files import read_metrics
 from jaxql.replay import uniform_replay, zero_step
 
 HERE = Path(__file__).parent
@@ -50,10 +52,74 @@ def test_the_laws_of_eight_devices(marked):
     finish(start("-m", "pytest", *options, laws, JAX_NUM_CPU_DEVICES="8"))
 
 
-def test_two_processes_equal_one(tmp_path):
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+        return free.getsockname()[1]
+
+
+def command(out, env, process=None, port=None, steps=600):
+    """Starts a run, alone or as one of two processes."""
+    settings = f"--num-envs 8 --steps {steps} --warmup-steps 200 --batch-size 32 --hidden 16 --log-every 200 --shards 2"
+    argv = f"-m jaxql train dqn --env {env} {settings} --eval-every 400 --eval-episodes 4 --out {out}".split()
+    if process is not None:
+        argv += f"--devices all --coordinator-address 127.0.0.1:{port} --num-processes 2 --process-id {process}".split()
+    return start(*argv, JAX_NUM_CPU_DEVICES="1")
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", pytest.param("jax:catch", marks=pytest.mark.slow)])
+def test_a_command_of_two_processes_equals_that_of_one(env, tmp_path):
+    port = free_port()
+    for process in [command(tmp_path / "two", env, i, port) for i in (0, 1)] + [command(tmp_path / "one", env)]:
+        finish(process)
+    two, one = (np.genfromtxt(tmp_path / name / "metrics.csv", delimiter=",", skip_header=1) for name in ("two", "one"))
+    np.testing.assert_allclose(two, one, rtol=1e-3, atol=1e-3)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.slow
+def test_a_signal_ends_two_processes_together(tmp_path):
+    port = free_port()
+    both = [command(tmp_path / "run", "CartPole-v1", i, port, steps=10**7) for i in (0, 1)]
+    try:
+        wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists() and read_metrics(tmp_path / "run"))
+        both[1].terminate()  # one of them is enough
+        outputs = [process.communicate(timeout=60)[0] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [143, 143], outputs
+    assert (tmp_path / "run" / "checkpoints" / "last.json").exists()
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("--num-processes 2", "need coordinator_address"),
+        ("--coordinator-address localhost:1234", "needs num_processes and process_id"),
+        ("--coordinator-address localhost --num-processes 2 --process-id 0", "must be HOST:PORT"),
+        ("--coordinator-address localhost:1234 --num-processes 2 --process-id 2", "must be in 0..1"),
+        ("--coordinator-address localhost:1234 --num-processes two --process-id 0", "must be a whole number"),
+        ("--devices many", 'must be a whole number, 1 or greater, or "all"'),
+    ],
+)
+def test_wrong_options_of_devices_are_refused(options, line, tmp_path, capsys):
+    argv = f"train dqn --env jax:catch --out {tmp_path}/run {options}".split()
+    assert cli.main(argv) == 2
+    assert line in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path):
+    port = free_port()
     parts = [
         start(HERE / "two_processes.py", port, i, 2, tmp_path / f"{i}.npz", JAX_NUM_CPU_DEVICES="1") for i in (0, 1)
     ]

@@ -37,6 +37,7 @@ def impala_size(width):
     return total + 11 * 11 * before * 256 + 256 + 256 * 6 + 6
 
 
+@pytest.mark.often("nature-cnn-1687206", "der-cnn-203750")
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
@@ -88,6 +89,7 @@ def slow_pool(x):
     return y
 
 
+@pytest.mark.often("matmul")
 @pytest.mark.parametrize("method", ["xla", "matmul"])
 def test_impala_is_its_figure(method):
     module = Impala((2, 3), method)
@@ -141,6 +143,7 @@ def test_minatars_network_is_the_papers(dtype):
     assert network.apply(params, obs)[0].shape == (3, 3)
 
 
+@pytest.mark.often("matmul")
 @pytest.mark.parametrize("method", ["auto", "matmul"])
 def test_bfloat16_rounds_what_convolutions_multiply_and_nothing_else(method):
     rng = np.random.default_rng(5)
@@ -162,6 +165,7 @@ def test_bfloat16_rounds_what_convolutions_multiply_and_nothing_else(method):
         assert 1e-5 < error < 0.1
 
 
+@pytest.mark.often("minatar-cnn", "nature-cnn")
 @pytest.mark.parametrize("name", ["nature-cnn", "nips-cnn", "minatar-cnn", "impala-cnn"])
 def test_the_smallest_image_that_accepts(name):
     """`accepts` is whether the network can be built at all, for every side up to 40."""
@@ -225,6 +229,7 @@ BOX = EnvSpec(jax.ShapeDtypeStruct((2, 3), jnp.float32), 4, 2)
 OBS = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
 
 
+@pytest.mark.often("variant1-shape1", "variant3-shape3")
 @pytest.mark.parametrize(
     ("variant", "shape"),
     [
@@ -285,6 +290,7 @@ def test_noise_is_the_papers_and_one_for_the_batch():
     np.testing.assert_allclose(noise.var(axis=0).mean(axis=-1), expected, rtol=0.05)
 
 
+@pytest.mark.often("variant0-gru", "variant1-lstm")
 @pytest.mark.parametrize("core", ["lstm", "gru"])
 @pytest.mark.parametrize("variant", [dict(), dict(dueling=True, layer_norm=True, outputs=5)])
 def test_a_recurrent_network_remembers_and_zeros_are_a_fresh_memory(core, variant):
@@ -318,6 +324,7 @@ def proposing(variant, seed=0):
     return network, params
 
 
+@pytest.mark.often("variant0")
 @pytest.mark.parametrize("variant", PROPOSING)
 def test_proposed_fractions_ascend_from_0_to_1_and_differ_from_row_to_row(variant):
     network, params = proposing(variant)
@@ -346,6 +353,7 @@ def test_values_and_values_at_edges_are_one_quantile_function(variant):
     assert np.any(np.abs(output.values[..., 3] - output.values[..., 0]) > 1e-5)
 
 
+@pytest.mark.often("variant2")
 @pytest.mark.parametrize("variant", PROPOSING)
 def test_quantiles_send_no_gradient_to_the_proposal_nor_it_to_the_trunk(variant):
     network, params = proposing(variant)

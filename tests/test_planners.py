@@ -82,6 +82,7 @@ def optimum(mdp, discount):
 
 
 # ----------------------------------------------------------------------------------------------------------- agreement
+@pytest.mark.often("value", "gauss-seidel", "modified")
 @every_solver
 @few
 @given(seeds, discounts)
@@ -176,6 +177,7 @@ def test_operators_are_monotone_contractions(seed, discount):
 
 
 # --------------------------------------------------------------------------------------------------------------- envs
+@pytest.mark.often("FrozenLake-v1-options2-names2", "Taxi-v4-options4-names4", "CliffWalking-v1-options5-names5")
 @pytest.mark.parametrize(
     ("env", "options", "names"),
     [
@@ -346,6 +348,7 @@ def test_soft_policies_are_distributions_in_the_order_of_q(seed, temperature, ep
     assert_allclose(mixed, epsilon / A + (1 - epsilon) * np.eye(A)[q.argmax(-1)], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_soft_policies_of_masked_and_tied_values():
     first = lambda temperature: planning.softmax_policy(jnp.array([[1.0, 2.0, -jnp.inf]]), temperature)[0, 0]  # noqa: E731
     assert_allclose(jax.grad(first)(1.0), (first(1.01) - first(0.99)) / 0.02, rtol=1e-3)
@@ -394,6 +397,7 @@ def test_a_cycle_needs_laziness_and_two_islands_never_converge():
 
 
 # --------------------------------------------------------------------------------------------------- programs, refusals
+@pytest.mark.often("prioritised_sweeping", "<lambda>2", "<lambda>5")
 @pytest.mark.parametrize(
     "solver",
     [

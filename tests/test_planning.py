@@ -237,6 +237,7 @@ def test_one_program_under_jit_and_vmap():
         assert many.iterations[i] == alone.iterations
 
 
+@pytest.mark.often("<lambda>1", "<lambda>3", "best_return")
 @pytest.mark.parametrize(
     "solver",
     [

@@ -46,6 +46,15 @@ VALUES = {  # of a model, a policy's logits [S, A] and a discount
 }
 
 
+@pytest.mark.often(
+    "undiscounted",
+    "value_iteration",
+    "policy_evaluation",
+    "start_returns",
+    "relative_value_iteration, q",
+    "stationary_distribution",
+    "finite_horizon",
+)
 @pytest.mark.parametrize("name", VALUES)
 def test_the_gradient_is_the_slope(name):
     def total(reward, chances, logits, discount):
@@ -65,6 +74,7 @@ def test_the_gradient_is_the_slope(name):
         assert_allclose(jnp.sum(slope * way), (above - below) / (2 * small), **close)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_the_optimum_in_the_rewards_is_where_its_policy_goes():
     """sum_s start(s) dV*(s) / dr(s, a, k) = x(s) 1{a = pi(s)} p(k): the envelope theorem."""
 

@@ -116,6 +116,7 @@ def test_an_observation_of_nan_spoils_no_gradient():
     assert_same(f(weights, spoilt), f(weights, rows))
 
 
+@pytest.mark.often("hl_gauss-expected_sarsa", "huber-clipped_double", "full_quantile-advantage")
 @each_pair
 def test_no_gradient_but_into_what_the_online_network_says_of_obs(head, backup):
     """A network whose output depends smoothly on a number that it sees; rewards and discounts are constants too."""
@@ -139,6 +140,7 @@ def test_no_gradient_but_into_what_the_online_network_says_of_obs(head, backup):
         assert flows == [which == 0, False, False, which == 0, False, False]
 
 
+@pytest.mark.often("two_hot-greedy", "huber-clipped_double", "implicit_quantile-double")
 @each_pair
 def test_masks_in_their_three_forms_agree(head, backup):
     params, rows = tables(head, 11, 12, 13), batch(14, strange=False)
@@ -179,6 +181,7 @@ def test_an_illegal_action_of_the_next_state_is_not_bootstrapped():
         assert jnp.all(jnp.isfinite(gradient))
 
 
+@pytest.mark.often("full_quantile-advantage", "quantile-soft", "l2-persistent")
 @each_pair
 @pytest.mark.trust(1)
 def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):
@@ -193,6 +196,7 @@ def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):
             assert_same(f(*first)[0], alone[0][0])
 
 
+@pytest.mark.often("quantile-soft", "huber-clipped_double", "full_quantile-advantage")
 @each_pair
 def test_half_precision_is_computed_with_in_float32_at_least(head, backup):
     params, rows = tables(head, 23, 24, 25), batch(26, strange=False)

@@ -47,6 +47,7 @@ def rollout(log, t, env, n, gamma) -> Transition:
     return Transition(log[t].obs[env], log[t].action[env], total, discount, step.next_obs[env], 1.0)
 
 
+@pytest.mark.often("10-1-prioritised_replay", "3-4-uniform_replay", "1-1-prioritised_replay", "1-1-uniform_replay")
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 @pytest.mark.parametrize(("n", "stack"), [(1, 1), (3, 4), (10, 1)])
 @pytest.mark.trust(4, 5)
@@ -75,6 +76,7 @@ def test_draws_equal_the_definition_at_every_fill_level(n, stack, kind, envs=3, 
     assert chi_squared < len(valid) + 4 * np.sqrt(2 * len(valid)), "the draw is not uniform"
 
 
+@pytest.mark.often("prioritised_replay")
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])
 @pytest.mark.trust(5)
 def test_a_traced_n_is_the_static_one(kind, most=5, envs=3, stack=2, gamma=0.9):

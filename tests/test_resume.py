@@ -89,6 +89,7 @@ def assert_equal_states(one, other):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.often("300-dqn", "900-pqn", "300-jax env", "900-table", "300-model")
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("stop_at", [300, 900])
 @pytest.mark.trust(17)

@@ -159,6 +159,9 @@ def count_rows(replay, ring):
     return len(np.unique(replay.sample(marked, jax.random.key(1), 20_000, 1.0).reward))
 
 
+@pytest.mark.often(
+    "uniform_replay-5-3-5", "uniform_replay-64-2-1", "prioritised_replay-10-4-2", "prioritised_replay-1-1-1"
+)
 @pytest.mark.trust(6)
 @pytest.mark.parametrize(("capacity", "envs", "n"), [(1, 1, 1), (7, 1, 3), (10, 4, 2), (64, 2, 1), (5, 3, 5)])
 @pytest.mark.parametrize("kind", [uniform_replay, prioritised_replay])

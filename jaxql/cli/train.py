@@ -30,6 +30,10 @@ class Options:
     watchdog_seconds: float = 300.0  # the process ends if a step of the envs takes longer
     init_from: str | None = None  # run folder whose best parameters to start from
     track: str | None = None  # wandb, mlflow or trackio: a service that gets the metrics too
+    devices: str = "1"  # how many share the envs of one run, or all
+    coordinator_address: str | None = None  # HOST:PORT of process 0 of several that train together; auto in a cluster
+    num_processes: int | None = None  # that train together
+    process_id: int | None = None  # of this process among them, from 0
     resume_or_start: bool = False  # if --out holds this run, go on with it, or say that it is finished
 
 
@@ -45,6 +49,7 @@ def run(argv: list[str]) -> int:
         raise UserError(f"--env is missing: jaxql train {name} --env ENV; see jaxql train --help")
     from jaxql.lab.machine import cache_compilations, check_device, keep_freed_memory
 
+    join_processes(argv)
     check_device()
     keep_freed_memory()
     cache_compilations()
@@ -71,6 +76,7 @@ def run(argv: list[str]) -> int:
         init_from=given.init_from,
         resume_or_start=given.resume_or_start,
         track=given.track,
+        devices=devices_of(given.devices),
         **_changes(given, *defaults) | ({"network": network} if network else {}),
     )
     discard_broken_output()  # a run has not failed because nobody read its lines
@@ -82,6 +88,30 @@ def exit_code(done: Any) -> int:
     from jaxql.lab.signals import exit_code
 
     return max(exit_code(each.interrupted) for each in (done if isinstance(done, list) else [done]))
+
+
+def join_processes(argv: list[str]) -> None:
+    """Joins this process to those that its options name, before JAX starts."""
+    from jaxql.lab.devices import join_processes
+
+    numbers = []
+    for flag in ("--num-processes", "--process-id"):
+        word = value_of(argv, flag)
+        if word is not None and not word.isdigit():
+            raise UserError(f"{flag} is {word}; it must be a whole number, 0 or greater")
+        numbers.append(None if word is None else int(word))
+    join_processes(value_of(argv, "--coordinator-address"), *numbers)
+
+
+def devices_of(word: str) -> Any:
+    """Returns the number of devices that an option gives, or "all".
+
+    >>> devices_of("2"), devices_of("all")
+    (2, 'all')
+    """
+    if word != "all" and not word.isdigit():
+        raise UserError(f'--devices is {word}; it must be a whole number, 1 or greater, or "all"')
+    return word if word == "all" else int(word)
 
 
 def _own_network(argv: list[str]) -> tuple[str | None, list[str]]:

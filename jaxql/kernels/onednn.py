@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import platform
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,12 @@ PART = {"float32": 32, "bfloat16": 256}  # images of which a kernel's gradient i
 TRIED = ((9, 4, 2, 0), (5, 3, 1, 1))  # side, kernel size, stride and padding of the test at first use
 
 
-def is_available(dtype) -> bool:
+def is_available(dtype: Any) -> bool:
     """Returns whether oneDNN can be used for numbers of this type, in what is traced now."""
     return not unavailable(dtype)
 
 
-def unavailable(dtype) -> str:
+def unavailable(dtype: Any) -> str:
     """Returns why oneDNN cannot be used for numbers of this type, in what is traced now; "" if it can.
 
     A program that is partitioned over devices must not use it: XLA cannot divide what it does not know, so that each

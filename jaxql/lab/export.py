@@ -188,15 +188,17 @@ def _rounded(name: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.float16)
 
 
-def load_policy(path: str | os.PathLike, *, trust: bool = False) -> Policy:
+def load_policy(path: str | os.PathLike, *, trust: bool = False, **changes: Any) -> Policy:
     """Returns the policy in a file that `export` wrote, or one that comes with jaxql. The run is not needed.
 
     Args:
       path: of the file; or "pretrained:NAME", see `pretrained`.
       trust: import the modules that the file names for its agent or network; they must be installed.
+      **changes: settings that differ from those of the training run, as `convolution="xla", bfloat16=False`.
 
     Raises:
-      UserError: no such file, a damaged one, or one that names a module that is not confirmed; one line.
+      UserError: no such file, a damaged one, one that names a module that is not confirmed, or a setting that is not
+        known or does not fit its parameters; one line.
     """
     path = _path_of(path)
     about, arrays = _read(path)
@@ -206,7 +208,7 @@ def load_policy(path: str | os.PathLike, *, trust: bool = False) -> Policy:
         try:
             spec = _spec_of(about["spec"])
             entry = agents.entry_of(about["agent"])
-            config, _ = resolve(entry, about["env"], **about["settings"])
+            config, _ = resolve(entry, about["env"], **about["settings"] | changes)
             network = network_named(about["network"], spec) if about["network"] else None
             agent = entry.make(config, spec, network)
             shapes = jax.eval_shape(agent.init, jax.random.key(0), spec.obs, hyper_of(config)).params

@@ -1,16 +1,19 @@
 """Players: they play the rounds of a run in short parts, so that progress is shown and a signal is seen soon."""
 
 import functools
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxql import loop
 from jaxql.envs.jax import DeviceEnv
 from jaxql.lab.environments import Env
+from jaxql.mesh import shard_agent
 from jaxql.types import Agent
 
 Carry = tuple[Any, Any, Any]  # (state of the agent, state of the envs, observations)
@@ -37,7 +40,16 @@ class Player(Protocol):
 
 
 def make_player(
-    env: Env, agent: Agent, *, rollout_length: int, most_warmup: int, most_rounds: int, batch: int, watch: Watch
+    env: Env,
+    agent: Agent,
+    *,
+    rollout_length: int,
+    most_warmup: int,
+    most_rounds: int,
+    batch: int,
+    watch: Watch,
+    mesh: Mesh | None = None,
+    whole: bool = False,
 ) -> Player:
     """Returns the player of these envs: rounds with JAX envs are compiled whole, others are played step by step.
 
@@ -47,22 +59,27 @@ def make_player(
       batch: env steps of a vector step, of all seeds together.
       watch: called with the number of vector steps since the last call; a true answer ends the part. A round may be
         left unfinished then.
+      mesh: that of the envs.
+      whole: play all that is asked for, however long it takes and whatever `watch` answers.
     """
     if not isinstance(env, DeviceEnv):
-        return HostPlayer(env, agent, rollout_length, watch)
+        compiled = loop.jit_agent(agent) if mesh is None else shard_agent(agent, mesh)
+        return HostPlayer(env, compiled, rollout_length, watch, whole)
     largest = max(1, LARGEST_PART // (batch * rollout_length))
-    return CompiledPlayer(env, agent, rollout_length, most_warmup, min(most_rounds, largest), watch)
+    return CompiledPlayer(env, agent, rollout_length, most_warmup, min(most_rounds, largest), watch, whole)
 
 
 class HostPlayer:
-    """Plays step by step, with the agent's functions compiled."""
+    """Plays step by step, with an agent whose functions are compiled."""
 
-    def __init__(self, env: Env, agent: Agent, rollout_length: int, watch: Watch):
-        self._train, self._length = functools.partial(loop.train, loop.jit_agent(agent), env.step), rollout_length
-        self._watch, self.unfinished = watch, 0
+    def __init__(self, env: Env, agent: Agent, rollout_length: int, watch: Watch, whole: bool = False):
+        self._train, self._length = functools.partial(loop.train, agent, env.step), rollout_length
+        self._watch, self._seconds, self.unfinished = watch, math.inf if whole else PART_SECONDS, 0
+        if whole:
+            self._watch = lambda vector_steps: bool(watch(vector_steps) and False)
 
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
-        scan = _PartialScan(self._watch, time.monotonic() + PART_SECONDS)
+        scan = _PartialScan(self._watch, time.monotonic() + self._seconds)
         rest = self._length - self.unfinished
         rounds = 1 if self.unfinished else rounds
         carry, metrics = self._train(carry, warmup=warmup, rounds=rounds, rollout_length=rest, scan=scan)
@@ -124,13 +141,21 @@ class CompiledPlayer:
     """Plays rounds with JAX envs as one compiled program; its parts grow and shrink with the time that they take."""
 
     def __init__(
-        self, env: DeviceEnv, agent: Agent, rollout_length: int, most_warmup: int, most_rounds: int, watch: Watch
+        self,
+        env: DeviceEnv,
+        agent: Agent,
+        rollout_length: int,
+        most_warmup: int,
+        most_rounds: int,
+        watch: Watch,
+        whole: bool = False,
     ):
         self._length, self._most_rounds, self._watch = rollout_length, most_rounds, watch
         self._most_warmup = min(most_warmup, most_rounds * rollout_length)
         counts = dict(max_warmup=self._most_warmup, max_rounds=most_rounds, rollout_length=rollout_length)
         self._play = env.compile_rounds(agent, **counts)
-        self._limit = 16  # vector steps of the next part
+        self._largest = 2 * max(1, self._most_rounds * self._length)  # vector steps of a part
+        self._whole, self._limit = whole, self._largest if whole else 16  # the limit is that of the next part
         self.unfinished = 0  # always: its rounds are whole
 
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
@@ -139,8 +164,10 @@ class CompiledPlayer:
         began = time.monotonic()
         carry, metrics = self._play(carry, warmup, rounds)
         seconds = time.monotonic() - began
-        if seconds < PART_SECONDS / 2:
-            self._limit = min(2 * self._limit, 2 * self._most_rounds * self._length)
+        if self._whole:
+            pass
+        elif seconds < PART_SECONDS / 2:
+            self._limit = min(2 * self._limit, self._largest)
         elif seconds > 2 * PART_SECONDS:
             self._limit = max(1, self._limit // 2)
         self._watch(warmup + rounds * self._length)

@@ -9,6 +9,7 @@ from typing import Any
 from jaxql import agents
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
+from jaxql.lab.devices import Devices, mesh_of
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import as_json, lock_folder, read_config, read_result
 from jaxql.lab.runs import Run, network_named, open_run, opening, seed_folders
@@ -26,6 +27,7 @@ def resume(
     callback: Callback | None = None,
     quiet: bool = False,
     trust: bool = False,
+    devices: Devices | None = None,
 ) -> Run | list[Run]:
     """Goes on with a run that was interrupted or killed, and returns its Run, or those of all its seeds.
 
@@ -38,13 +40,14 @@ def resume(
       callback: as in `jaxql.train`.
       quiet: print nothing.
       trust: as in `jaxql.lab.runs.open_run`.
+      devices: as in `jaxql.train`; None: as many as before. With another number the run is equal up to rounding.
 
     Raises:
       UserError: no such run, one whose agent or env cannot be made again, fewer steps than it had, or a finished run
         without its state; one line.
     """
     folders = seed_folders(folder)
-    plan = _plan_of(folders, plain(steps), trust)
+    plan = _plan_of(folders, plain(steps), trust, devices)
     raised = plan.settings.steps > _planned_steps(plan, read_config(folders[0])["config"]["settings"])
     if all(read_result(each) for each in folders):
         if not raised:
@@ -64,6 +67,7 @@ def resume_if_begun(
     record: dict[str, Any],
     seeds: Sequence[int],
     *,
+    devices: Devices | None = None,
     callback: Callback | None = None,
     quiet: bool = False,
 ) -> Run | list[Run] | None:
@@ -73,7 +77,7 @@ def resume_if_begun(
       out: the run folder, or that of the folders of many seeds.
       record: the settings that the command asks for.
       seeds: that the command asks for.
-      callback, quiet: as in `resume`.
+      devices, callback, quiet: as in `resume`.
 
     Raises:
       UserError: the run there has another setting, which is named; otherwise as `resume` does.
@@ -97,7 +101,8 @@ def resume_if_begun(
         for each in folders:
             _remove_unborn(each)
         return None
-    return resume(out, callback=callback, quiet=quiet, trust=True)  # its modules are those of the command
+    trust = True  # its modules are those of the command
+    return resume(out, devices=devices, callback=callback, quiet=quiet, trust=trust)
 
 
 def _remove_unborn(folder: Path) -> None:
@@ -118,7 +123,7 @@ def _has_rows(folder: Path) -> bool:
 def _check_same(folder: Path, asked: dict[str, Any]) -> None:
     """Raises UserError, which names the first setting that the run in the folder has otherwise."""
     there = read_config(folder)["config"]
-    pairs = [(name, asked[name], there.get(name)) for name in asked if name not in ("settings", "init_from")]
+    pairs = [(name, asked[name], there.get(name)) for name in asked if name not in ("settings", "init_from", "devices")]
     old = there.get("settings", {})
     pairs += [(name, value, old.get(name)) for name, value in asked["settings"].items()]
     for name, new, before in pairs:
@@ -128,7 +133,7 @@ def _check_same(folder: Path, asked: dict[str, Any]) -> None:
             )
 
 
-def _plan_of(folders: Sequence[Path], steps: int | None, trust: bool) -> Plan:
+def _plan_of(folders: Sequence[Path], steps: int | None, trust: bool, devices: Devices | None) -> Plan:
     """Returns the plan of the runs in these folders, with as many steps as were last asked for, or more."""
     with opening(folders[0], trust) as record:
         entry, make_env = agents.entry_of(record["agent"]), EnvMaker.from_record(record)
@@ -148,6 +153,7 @@ def _plan_of(folders: Sequence[Path], steps: int | None, trust: bool) -> Plan:
             folders,
             record,
             reopens=True,
+            mesh=mesh_of(record["devices"] if devices is None else devices, config.num_envs),
         )
         if list(plan.seeds) != seeds:
             raise UserError(f"{folders[0].parent} lacks the folder of a seed: it has {seeds}")

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxql import loop
 from jaxql.agents.state import State, hyper_of
@@ -18,6 +19,7 @@ from jaxql.envs.host import EnvCheckpoint, HostEnv
 from jaxql.envs.jax import DeviceEnv
 from jaxql.errors import UserError
 from jaxql.lab.clock import Stopwatch
+from jaxql.lab.devices import any_process, gather_episodes, local_copy
 from jaxql.lab.environments import Env, EnvMaker
 from jaxql.lab.evaluation import Evaluator
 from jaxql.lab.exact import compare_with_model
@@ -30,6 +32,7 @@ from jaxql.lab.runs import Run
 from jaxql.lab.settings import RunSettings
 from jaxql.lab.signals import catching_signals
 from jaxql.lab.snapshots import Snapshots
+from jaxql.mesh import jit_on_mesh, replicated, tree_shardings
 from jaxql.replay import end_episodes, zero_step
 from jaxql.types import Agent
 
@@ -53,6 +56,7 @@ class Trainer:
       callback: called with every row of metrics; a true result stops that seed.
       seeds: one or more.
       snapshots: where the whole state is saved; None: nowhere.
+      mesh: that of the envs. Where several processes share it, all of them do the same at every point of the run.
     """
 
     def __init__(
@@ -67,16 +71,18 @@ class Trainer:
         callback: Callback | None,
         seeds: Sequence[int],
         snapshots: Snapshots | None = None,
+        mesh: Mesh | None = None,
     ):
         self.config, self.settings, self.env, self.progress, self.seeds = config, settings, env, progress, seeds
         self.many, self.interrupted, self.clock = len(seeds) > 1, 0, Stopwatch()
         self.vector_steps = 0  # played since the last row
         self.shown_at = 0.0  # seconds
         self.snapshots, self.saved_at, self.next_snapshot = snapshots, 0.0, settings.checkpoint_every
+        self.mesh, self.several_processes = mesh, mesh is not None and jax.process_count() > 1
         self.program = loop.vmap_agent(agent) if self.many else agent
         alone = loop.jit_agent(agent)
-        self.signs = jax.jit(jax.vmap(signs_of) if self.many else signs_of)
-        evaluator = Evaluator(alone, stop=lambda: self.keep_watch(0))
+        self.signs = self.compiled(jax.vmap(signs_of) if self.many else signs_of)
+        evaluator = Evaluator(alone, stop=lambda: self.keep_watch(0) and not self.several_processes)
         comparison = compare_with_model(alone, env.mdp, config, env.spec)
         self.recorders = [
             SeedRecorder(
@@ -104,11 +110,19 @@ class Trainer:
             most_rounds=math.ceil(min(shortest, settings.steps) / (batch * config.rollout_length)),
             batch=batch * len(seeds),
             watch=self.keep_watch,
+            mesh=mesh,
+            whole=self.several_processes,
         )
         self.newest: dict[int, dict[str, Any]] = {}  # the newest row of every seed, by its index
         self.runs: dict[int, Run] = {}
         self.errors: dict[int, UserError] = {}
         self.shown: dict[int, dict[str, Any]] | None = None  # the rows that were shown last
+
+    def compiled(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns f compiled, on the mesh if there is one: its results are agents' states, or the same everywhere."""
+        if (mesh := self.mesh) is None:
+            return jax.jit(f)
+        return jit_on_mesh(f, mesh, lambda results: tree_shardings(results, mesh))
 
     def _callback(self, callback: Callback | None, seed: int) -> Callback | None:
         return (lambda row: callback({"seed": seed, **row})) if self.many and callback else callback
@@ -138,6 +152,8 @@ class Trainer:
                 part = self.play(carry, warmup, min(self.recorders[i].rounds for i in going))
                 carry, warmup = part.carry, warmup - part.warmup
                 self.share_out(going, part)
+                if self.several_processes:
+                    self.interrupted = any_process(self.interrupted)
                 self.close_chunks([i for i in going if self.recorders[i].rounds == 0], carry[0])
                 self.show_mean()
                 if self.snapshot_is_due():
@@ -245,14 +261,17 @@ class Trainer:
         tree, arrays, values = self.snapshots.load({"agent": shapes, "env": self.env.state, "obs": obs})
         state, warmup = tree["agent"], operator.index(values["warmup"])
         self.play.unfinished = operator.index(values["unfinished"])
+        env_state: Any = ()
         if isinstance(self.env, DeviceEnv):
             self.env.skip_resets(values["resets"] - self.env.num_resets)
-            obs, env_state = tree["obs"], tree["env"]
+            env_state, obs = self.env.place(tree["env"], tree["obs"])
         else:
             assert isinstance(self.env, HostEnv)
-            obs, env_state = self.env.restore(EnvCheckpoint(*(arrays[f"env/{x}"] for x in EnvCheckpoint._fields))), ()
+            obs = self.env.restore(EnvCheckpoint(*(arrays[f"env/{x}"] for x in EnvCheckpoint._fields)))
+        if self.mesh:
+            state = jax.device_put(state, tree_shardings(state, self.mesh))
         if not self.settings.save_replay:
-            state, warmup = state._replace(data=jax.jit(self.program.init)(key, obs, hyper).data), self.warmup
+            state, warmup = state._replace(data=self.compiled(self.program.init)(key, obs, hyper).data), self.warmup
         elif not _are_equal(obs, tree["obs"]):
             self.progress.note(f"{self.env.id} does not repeat its episodes: the run goes on with fresh ones")
             state, obs = self.with_fresh_episodes(state, tree["obs"])
@@ -276,7 +295,7 @@ class Trainer:
         _, extra = jax.eval_shape(self.program.act, state, new_obs)
         reset = jax.vmap(zero_step) if self.many else zero_step
         row = reset(obs)._replace(next_obs=new_obs, extra=jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), extra))
-        return jax.jit(self.program.observe)(end_episodes(state, self.many), row), new_obs
+        return self.compiled(self.program.observe)(end_episodes(state, self.many), row), new_obs
 
     def keys_and_hyper(self) -> tuple[Any, Any]:
         """Returns the keys and the hyperparameters with which the agents begin."""
@@ -288,11 +307,13 @@ class Trainer:
     def begin(self, obs: Any, initial: Any) -> State:
         """Returns the first state, of all seeds, built by one compiled program."""
         key, hyper = self.keys_and_hyper()
-        state = jax.jit(self.program.init)(key, obs, hyper)
+        state = self.compiled(self.program.init)(key, obs, hyper)
         if initial is None:
             return state
         if self.many:
             initial = jax.tree.map(lambda x: jnp.repeat(x[None], len(self.seeds), axis=0), initial)
+        if self.mesh:
+            initial = jax.device_put(jax.device_get(initial), replicated(self.mesh))
         target = jax.tree.map(jnp.copy, initial) if state.target != () else ()
         return state._replace(params=initial, target=target)
 
@@ -315,6 +336,8 @@ class Trainer:
     def share_out(self, going: Sequence[int], part: Part) -> None:
         """Gives every seed that goes on its share of the metrics and episodes of a part."""
         episodes = self.env.take_episodes()
+        if self.several_processes and isinstance(self.env, HostEnv):  # a compiled program gives those of all
+            episodes = gather_episodes(episodes)
         metrics = None if part.metrics is None else jax.tree.map(np.asarray, part.metrics)
         for i in going:
             its_metrics, its_episodes = metrics, episodes
@@ -341,7 +364,11 @@ class Trainer:
         """
         if not seeds:
             return
-        all_signs, state = jax.device_get(self.signs(state)), state._replace(data=()) if self.many else state
+        all_signs = jax.device_get(self.signs(state))
+        if self.many or self.mesh:
+            state = state._replace(data=())
+        if self.mesh:
+            state = local_copy(state)
         for i in seeds:
             recorder, its_state = self.recorders[i], _of_seed(state, i) if self.many else state
             with self.failing_alone(i):

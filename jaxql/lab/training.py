@@ -1,15 +1,18 @@
 """`train`: from what a person asked for to the runs of one seed or many, each with a run folder of its own."""
 
+import atexit
 import contextlib
 import dataclasses
 import math
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 from gymnasium.vector import VectorEnv
+from jax.sharding import Mesh
 
 from jaxql import agents, kernels
 from jaxql.agents.config import AgentConfig, bounded
@@ -17,6 +20,7 @@ from jaxql.agents.state import hyper_of
 from jaxql.envs import EnvOptions
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
+from jaxql.lab.devices import Devices, is_first, mesh_of
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.machine import check_env_memory, memory_report
@@ -64,6 +68,7 @@ def train(
     quiet: bool = False,
     resume_or_start: bool = False,
     track: str | None = None,
+    devices: Devices = 1,
     **settings: Any,
 ) -> Run | list[Run]:
     """Trains an agent on an environment and writes a run folder, as `jaxql train` does.
@@ -88,6 +93,11 @@ def train(
       quiet: print nothing.
       resume_or_start: where `out` holds this run already, go on with it, or return it if it is finished.
       track: "wandb", "mlflow" or "trackio", a service that gets the metrics too; see `jaxql.lab.tracking`.
+      devices: how many share the envs and stored rows of one seed, or "all". Numbers are those of one device with the
+        same settings, up to rounding; `shards` becomes the number of devices if it is 1. After
+        `jax.distributed.initialize` the devices of all processes take part, and each process steps its part of the
+        envs. Process 0 writes the run folder, and such a run cannot be resumed. The others get a Run in a folder of
+        their own, which ends with them. A signal then ends the run at the next row of metrics.
       **settings: single settings of the agent or of the run (`steps=50_000`, `learning_rate=1e-3`); see the agent's
         Config and `jaxql.lab.settings.RunSettings`.
 
@@ -110,6 +120,14 @@ def train(
             raise UserError(f"{make_env.id}: its {env.num_envs} envs cannot be split evenly among {seeds} seeds")
         settings["num_envs"] = env.num_envs // seeds
     config, run_settings = resolve(entry, make_env.id, preset, **settings)
+    mesh = mesh_of(devices, config.num_envs)
+    if mesh is not None:
+        if seeds > 1:
+            raise UserError(f"devices={devices} with seeds={seeds}: several devices train one seed; give each a run")
+        if isinstance(env, VectorEnv):
+            raise UserError(f"{make_env.id}: several devices need an id, a function or a JaxEnv, not a vector env")
+        if getattr(config, "shards", None) == 1:
+            config = dataclasses.replace(config, shards=mesh.size)
     config, shortened = _shorten_warmup(config, run_settings)
     twins = [f"{each} has the same settings here" for each in same_settings(name, make_env.id, preset, **settings)]
     record = {
@@ -119,14 +137,17 @@ def train(
         "preset": preset,
         "init_from": str(init_from) if init_from else None,
         "network": named or (PASSED_IN if network else None),
+        "devices": mesh.size if mesh else 1,
         "settings": dataclasses.asdict(config) | dataclasses.asdict(run_settings),
     }
+    if not is_first():
+        out, quiet, track = _folder_of_process(), True, None
     if resume_or_start:
         if out is None:
             raise UserError("resume_or_start needs the run's folder: give --out (in Python: out=)")
         from jaxql.lab.resuming import resume_if_begun
 
-        if (begun := resume_if_begun(out, record, every, callback=callback, quiet=quiet)) is not None:
+        if (begun := resume_if_begun(out, record, every, devices=devices, callback=callback, quiet=quiet)) is not None:
             return begun
     plan = Plan(
         lambda spec: entry.make(config, spec, network_named(named, spec) if named else network),
@@ -137,6 +158,7 @@ def train(
         _folders(out, name, make_env.id, every),
         record,
         reopens=can_reopen(record) and make_env.spec != PASSED_IN,
+        mesh=mesh,
         track=track,
         notes=(*shortened, changed_settings(config, run_settings), *twins),
     )
@@ -155,6 +177,7 @@ class Plan:
     folders: Sequence[Path]  # of the runs of all seeds
     record: dict[str, Any]  # for config.json
     reopens: bool  # whether config.json is enough to make the run again
+    mesh: Mesh | None = None  # of the devices that share the envs
     track: str | None = None  # a service of `jaxql.lab.tracking`
     notes: Sequence[str] = ()  # for the person who trains
 
@@ -187,7 +210,10 @@ def play(
         check_env_memory(make_env, seeds * config.num_envs, "num_envs" if seeds == 1 else "num_envs * seeds")
     check_env_memory(make_env, settings.eval_episodes, "eval_episodes")
     env_seed = plan.seeds if seeds > 1 else plan.seeds[0]
-    made = make_env(seeds * config.num_envs, seed=env_seed, purpose="train", life_loss=config.life_loss)
+    own_envs, processes = seeds * config.num_envs, jax.process_count()
+    if plan.mesh and not make_env.is_compiled:
+        own_envs //= processes
+    made = make_env(own_envs, seed=env_seed, purpose="train", life_loss=config.life_loss, mesh=plan.mesh)
     try:
         make_env.check(made)
         kernels.forget_notes()
@@ -204,11 +230,13 @@ def play(
             for line in filter(None, lines):
                 progress.note(line)
             progress.starting("compiling, and filling the replay" if config.warmup_steps else "compiling")
-            snapshots = Snapshots(plan.state_folder, seeds=seeds > 1) if plan.reopens else None
+            snapshots = Snapshots(plan.state_folder, seeds=seeds > 1) if plan.reopens and processes == 1 else None
+            if processes > 1:
+                progress.note(f"{processes} processes: checkpoints are kept, and the run cannot be resumed")
             if snapshots:
                 stack.callback(snapshots.settle)
             trainer = Trainer(
-                one, config, settings, made, make_env, files, progress, callback, plan.seeds, snapshots=snapshots
+                one, config, settings, made, make_env, files, progress, callback, plan.seeds, snapshots, plan.mesh
             )
             saved = resume and snapshots is not None and snapshots.exists()
             if resume and not saved:
@@ -220,6 +248,13 @@ def play(
     finally:
         if not isinstance(make_env.env, VectorEnv):  # who made it closes it
             made.close()
+
+
+def _folder_of_process() -> str:
+    """Returns a folder for what a process writes that is not the first; it is removed when the process ends."""
+    folder = tempfile.TemporaryDirectory(prefix="jaxql-process-")
+    atexit.register(folder.cleanup)
+    return os.path.join(folder.name, "run")
 
 
 def keeps_table(entry: agents.AgentEntry) -> bool | None:

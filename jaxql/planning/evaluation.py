@@ -75,10 +75,7 @@ def policy_evaluation(
     initial_values = check_initial_values(mdp, initial_values)
     dtype, relative = answer_dtype(mdp), tolerance is None
 
-    def solved(mdp, policy, discount):
-        return cast_floats(
-            _evaluate(normalise(to_float64(mdp)), policy_to_float64(policy), to_float64(discount)), dtype
-        )
+    solved = functools.partial(_solved, dtype=dtype)
 
     def swept(mdp, policy, discount, tolerance, max_iterations, initial):
         arguments = to_float64(mdp), policy_to_float64(policy), to_float64(discount), to_float64(tolerance)
@@ -154,4 +151,7 @@ def policy_values(mdp: MDP, policy: Array, discount: Scalar) -> Array:
     return jnp.where((jnp.asarray(discount) == 1) & may_reach(never_ends), jnp.nan, values)
 
 
-_evaluate = jax.jit(policy_values)
+@functools.partial(jax.jit, static_argnames="dtype")
+def _solved(mdp, policy, discount, *, dtype):
+    mdp = normalise(to_float64(mdp))
+    return cast_floats(policy_values(mdp, policy_to_float64(policy), to_float64(discount)), dtype)

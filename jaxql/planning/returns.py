@@ -1,7 +1,6 @@
 """Expected returns of episodes within a step limit: of a policy, and of the best one."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -147,14 +146,18 @@ def _values_to_go(mdp, discount, steps):
 def _backward(mdp, policy, discount, steps):
     dtype = answer_dtype(mdp)
 
-    def values(mdp, policy, discount, steps, recursion: Callable[..., Array] = _recursion):
-        policy = None if policy is None else policy_to_float64(policy)
-        return cast_floats(recursion(normalise(to_float64(mdp)), policy, to_float64(discount), steps), dtype)
+    values = functools.partial(_values, recursion=_recursion, dtype=dtype)
 
     def slope(_, mdp, policy, discount, __):
-        return values(mdp, policy, discount, steps, _unrolled)
+        return _values.__wrapped__(mdp, policy, discount, steps, recursion=_unrolled, dtype=dtype)
 
     return in_float64(values, mdp._replace(step_limit=None), policy, discount, steps, slope=slope)
+
+
+@functools.partial(jax.jit, static_argnames=("recursion", "dtype"))
+def _values(mdp, policy, discount, steps, *, recursion, dtype):
+    policy = None if policy is None else policy_to_float64(policy)
+    return cast_floats(recursion(normalise(to_float64(mdp)), policy, to_float64(discount), steps), dtype)
 
 
 def _step_back(mdp, policy, discount, values):
@@ -162,7 +165,6 @@ def _step_back(mdp, policy, discount, values):
     return jnp.max(q, axis=-1) if policy is None else policy_average(policy, q)
 
 
-@jax.jit
 def _recursion(mdp, policy, discount, steps):
     first = jnp.zeros(mdp.probability.shape[0], jnp.float64)
     step = functools.partial(_step_back, mdp, policy, discount)
@@ -176,13 +178,11 @@ def _unrolled(mdp, policy, discount, steps):
 
 
 def _from_start(mdp, values):
-    dtype = answer_dtype(mdp)
+    return in_float64(functools.partial(_mean_at_start, dtype=answer_dtype(mdp)), mdp.start, values)
 
-    def mean(start, values):
-        start = to_float64(start)
-        values = jnp.where(
-            start > 0, to_float64(values), 0
-        )  # a state in which no episode starts does not count, even if NaN
-        return cast_floats(jnp.sum(start * values) / jnp.sum(start), dtype)
 
-    return in_float64(mean, mdp.start, values)
+@functools.partial(jax.jit, static_argnames="dtype")
+def _mean_at_start(start, values, *, dtype):
+    start = to_float64(start)
+    values = jnp.where(start > 0, to_float64(values), 0)  # other states do not count, even if NaN
+    return cast_floats(jnp.sum(start * values) / jnp.sum(start), dtype)

@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxql import loop
 from jaxql.envs.jax.autoreset import AutoresetState, autoreset
 from jaxql.envs.jax.protocol import JaxEnv
 from jaxql.envs.seeding import episode_seed, split_among_seeds
 from jaxql.errors import EnvError, UserError
+from jaxql.mesh import env_sharding, jit_on_mesh, replicated, tree_shardings
 from jaxql.types import MDP, Agent, Array, Episode, StepResult
 
 
@@ -49,9 +51,10 @@ class DeviceEnv:
       id: its name in messages.
       seed, purpose: see `jaxql.envs.make`. With S seeds arrays are [S, B / S, ...].
       mdp: the env as a model, if it has one.
+      mesh: its devices, of all processes, share the B envs.
 
     Raises:
-      UserError: a wrong seed or purpose, or B is not a multiple of S.
+      UserError: a wrong seed or purpose, B is not a multiple of S or of the devices, or many seeds on a mesh.
 
     >>> from jaxql.envs.jax import catch
     >>> env = DeviceEnv(catch(rows=2), 3, "catch")
@@ -74,16 +77,24 @@ class DeviceEnv:
         seed: int | Sequence[int] = 0,
         purpose: str = "train",
         mdp: MDP | None = None,
+        mesh: Mesh | None = None,
     ) -> None:
-        self.id, self.mdp = id, mdp
+        self.id, self.mdp, self._mesh = id, mdp, mesh
         self._finished: list[Episode] = []
         self._num_resets = 0
         seeds, shape = split_among_seeds(seed, num_envs, id)
         self._many_seeds = len(shape) == 2
         self._seeds = [episode_seed(each, purpose, 0, 0) for each in seeds]
         self.spec = jax_env.spec(shape[-1])
+        if mesh is not None and self._many_seeds:
+            raise UserError(f"{id}: many seeds cannot share a mesh; give one seed, or no mesh")
+        if mesh is not None and num_envs % mesh.size:
+            raise UserError(f"{id}: {mesh.size} devices cannot share {num_envs} envs equally")
         begin, step = autoreset(jax_env, shape[-1])
-        self._begin = jax.jit(jax.vmap(begin) if self._many_seeds else begin)
+        self._begin = jax.vmap(begin) if self._many_seeds else begin
+        self._compiled_start: Callable[..., Any] = jax.jit(self._start)
+        if mesh is not None:
+            self._compiled_start = jit_on_mesh(self._start, mesh, lambda _: self._placement())
         self._step = jax.vmap(step) if self._many_seeds else step
         self._compiled_step = jax.jit(self.step)
         named = jax.tree_util.tree_leaves_with_path(self.spec.obs)
@@ -96,12 +107,27 @@ class DeviceEnv:
         """Starts new episodes in every env and returns the observations [B, ...]."""
         keys = jnp.stack([jax.random.fold_in(jax.random.key(seed), self._num_resets) for seed in self._seeds])
         self._num_resets += 1
-        envs, obs = self._begin(keys if self._many_seeds else keys[0])
-        returns = jnp.zeros(envs.needs_reset.shape)
-        fault = self._find_fault(jnp.zeros(returns.shape), obs, jnp.int32(0))
-        self.state = EpisodeStats(envs, returns, returns.astype(jnp.int32), jnp.int32(0), fault)
+        self.state, obs = self._compiled_start(keys if self._many_seeds else keys[0])
         self.check(self.state)
         return obs
+
+    def _start(self, keys: Array) -> tuple[EpisodeStats, Any]:
+        """Returns the envs at the beginning of their first episodes, and the observations."""
+        envs, obs = self._begin(keys)
+        returns = jnp.zeros(envs.needs_reset.shape)
+        fault = self._find_fault(jnp.zeros(returns.shape), obs, jnp.int32(0))
+        return EpisodeStats(envs, returns, returns.astype(jnp.int32), jnp.int32(0), fault), obs
+
+    def _placement(self) -> tuple[EpisodeStats, Any]:
+        """Returns the shardings on the mesh of the EpisodeStats and of the observations."""
+        assert self._mesh is not None
+        by_env: Any = env_sharding(self._mesh)
+        whole: Any = replicated(self._mesh)
+        return EpisodeStats(by_env, by_env, by_env, whole, whole), by_env
+
+    def place(self, env_state: EpisodeStats, obs: Any) -> tuple[EpisodeStats, Any]:
+        """Returns both where this env's programs expect them: on its mesh, if it has one."""
+        return (env_state, obs) if self._mesh is None else jax.device_put((env_state, obs), self._placement())
 
     @property
     def num_resets(self) -> int:
@@ -175,7 +201,15 @@ class DeviceEnv:
           rollout_length: steps a round.
         """
         counts = dict(max_warmup=max_warmup, max_rounds=max_rounds, rollout_length=rollout_length)
-        compiled = jax.jit(self.rounds_program(agent, **counts), donate_argnums=0)
+        program, mesh = self.rounds_program(agent, **counts), self._mesh
+        compiled: Callable[..., Any] = jax.jit(program, donate_argnums=0)
+        if mesh is not None:
+
+            def shardings_of(results: Any) -> Any:
+                (state, _, _), _, _ = results
+                return (tree_shardings(state, mesh), *self._placement()), replicated(mesh), replicated(mesh)
+
+            compiled = jit_on_mesh(program, mesh, shardings_of, donate_argnums=0)
 
         def play(carry: Carry, warmup: int, rounds: int) -> tuple[Carry, Any]:
             carry, metrics, log = compiled(*carry, warmup, rounds)

@@ -62,15 +62,15 @@ def device_env(
     """Makes the DeviceEnv of a JAX env or of its id. Arguments are those of `jaxql.envs.make`.
 
     Raises:
-      UserError: an unknown id or argument; a mesh, `first_env` or `render`, which JAX envs do not support.
+      UserError: an unknown id or argument; `first_env` or `render`, which JAX envs do not support.
     """
     id = jax_env_id(env)
-    if mesh is not None or first_env:
-        raise UserError(f"{id}: a JAX env takes no mesh and no first_env; give env_step of envs.autoreset to a loop")
+    if first_env:
+        raise UserError(f"{id}: a JAX env takes no first_env; give env_step of envs.autoreset to a loop")
     if render:
         raise UserError(f"{id} draws no frames; record a run of a Gymnasium or Atari env")
     jax_env, mdp = _jax_env_and_model(env, env_args)
-    return DeviceEnv(jax_env, num_envs, id, seed=seed, purpose=purpose, mdp=mdp)
+    return DeviceEnv(jax_env, num_envs, id, seed=seed, purpose=purpose, mdp=mdp, mesh=mesh)
 
 
 def _jax_env_and_model(env: str | JaxEnv, env_args: dict[str, Any]) -> tuple[JaxEnv, MDP | None]:
