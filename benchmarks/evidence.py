@@ -26,14 +26,14 @@ EVIDENCE, TRIED, PUBLISHED = RESULTS / "evidence.jsonl", RESULTS / "tried.jsonl"
 EPISODES = 100
 EVALUATIONS = 25  # in the course of a run, of 20 episodes each
 EVALUATION_SEED = 1_000_000  # of the episodes that the checkpoints play: no run has it
-BUDGETS = {"CartPole-v1": 50_000, "Acrobot-v1": 100_000, "MountainCar-v0": 120_000, "LunarLander-v3": 100_000}
+CLASSIC = "CartPole-v1", "Acrobot-v1", "MountainCar-v0", "LunarLander-v3"
 TRAINED_AS = {  # the env in which runs train, where a JAX env equals Gymnasium's
     "CartPole-v1": "jax:cartpole",
     "Acrobot-v1": "gymnax:Acrobot-v1",
     "MountainCar-v0": "gymnax:MountainCar-v0",
 }
 AGENTS = "dqn", "double-dqn", "c51", "qr-dqn", "iqn", "munchausen-dqn", "rainbow"
-CELLS = [(agent, TRAINED_AS.get(env, env)) for agent in AGENTS for env in BUDGETS]
+CELLS = [(agent, TRAINED_AS.get(env, env)) for agent in AGENTS for env in CLASSIC]
 KEY = "agent", "env", "steps", "seeds", "changes"  # what tells rows apart
 
 
@@ -218,13 +218,13 @@ def measure(agent: str, env: str, steps: int | None, seeds: range, changes: dict
 
     Args:
       agent, env, seeds, changes: as in `cell`.
-      steps: None for the published budget, or else that of the shipped settings.
+      steps: None for the budget of the shipped settings, which is the published one.
       folder: keeps unfinished cells.
     """
     from jaxql.agents import entry_of
     from jaxql.lab.settings import settings
 
-    steps = steps or BUDGETS.get(evaluated_env(env)) or settings(entry_of(agent), env)[1].steps
+    steps = steps or settings(entry_of(agent), env)[1].steps
     path = TRIED if changes else EVIDENCE
     wanted = {"agent": agent, "env": env, "steps": steps, "seeds": list(seeds), "changes": changes}
     if any(
@@ -270,7 +270,7 @@ def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent")
     parser.add_argument("--env")
-    parser.add_argument("--steps", type=int, help="env steps of a seed; the published budget where not given")
+    parser.add_argument("--steps", type=int, help="env steps of a seed; those of the shipped settings where not given")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--set", type=value_of, action="append", default=[], metavar="NAME=VALUE", dest="changes")

@@ -81,12 +81,13 @@ def test_a_scale_of_nothing_is_refused():
         settings(agents.REGISTRY["pqn"], "CartPole-v1", reward_scale=0.0)
 
 
-def test_centred_rmsprop_is_its_loop(rate=0.5):
-    """Averages of g and g^2 with decay 0.95, then g / sqrt(mean of squares - square of mean + 0.01)."""
-    optimizer = OPTIMIZERS["rmsprop-centred"](agents.REGISTRY["dqn"].config())
+@pytest.mark.parametrize("name", ["rmsprop-centred", "rmsprop-momentum"])
+def test_centred_rmsprop_is_its_loop(name, rate=0.5):
+    """Averages of g and g^2 with decay 0.95; 0.01 is under the root, or beside it and the steps have momentum."""
+    optimizer = OPTIMIZERS[name](agents.REGISTRY["dqn"].config())
     rng = np.random.default_rng(0)
     params, state = np.zeros(5), optimizer.init(jnp.zeros(5))
-    ours, mean, square = jnp.zeros(5), np.zeros(5), np.zeros(5)
+    ours, mean, square, momentum = jnp.zeros(5), np.zeros(5), np.zeros(5), np.zeros(5)
     update = jax.jit(optimizer.update)
     for _ in range(40):
         gradient = rng.normal(size=5) * [0.01, 0.1, 1, 10, 1]
@@ -95,8 +96,13 @@ def test_centred_rmsprop_is_its_loop(rate=0.5):
         for i, g in enumerate(gradient):
             mean[i] = 0.95 * mean[i] + 0.05 * g
             square[i] = 0.95 * square[i] + 0.05 * g * g
-            params[i] -= rate * g / math.sqrt(square[i] - mean[i] ** 2 + 0.01)
-    np.testing.assert_allclose(ours, params, rtol=1e-4, atol=1e-4)
+            variance = square[i] - mean[i] ** 2
+            if name == "rmsprop-centred":
+                params[i] -= rate * g / math.sqrt(variance + 0.01)
+            else:
+                momentum[i] = 0.95 * momentum[i] + g / (math.sqrt(variance) + 0.01)
+                params[i] -= rate * momentum[i]
+    np.testing.assert_allclose(ours, params, rtol=1e-3, atol=1e-3)
 
 
 def test_the_optimizer_is_a_setting():
@@ -104,6 +110,8 @@ def test_the_optimizer_is_a_setting():
         config, _ = settings(agents.REGISTRY["c51"], "anything", optimizer=name)
         agent = agents.REGISTRY["dqn"].make(config, TABLE)
         state = jax.eval_shape(agent.init, jax.random.key(0), jnp.zeros(2, jnp.int32), hyper_of(config)).opt_state
-        assert ("ScaleByRStdDevState" in str(state)) == (name == "rmsprop-centred")
-    with pytest.raises(UserError, match="optimizer is 'rmsprop'; it must be one of adam, rmsprop-centred"):
+        assert ("ScaleByRStdDevState" in str(state)) == (name != "adam")
+    with pytest.raises(
+        UserError, match="optimizer is 'rmsprop'; it must be one of adam, rmsprop-centred, rmsprop-momentum"
+    ):
         settings(agents.REGISTRY["dqn"], "CartPole-v1", optimizer="rmsprop")

@@ -48,7 +48,10 @@ BACKUPS: dict[str, Callable[[Any], BackupRule]] = {  # by the name of the settin
 }
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {  # by the name of the setting
     "adam": lambda config: optax.scale_by_adam(eps=config.adam_epsilon),
-    "rmsprop-centred": lambda config: optax.scale_by_stddev(decay=0.95, eps=0.01),
+    "rmsprop-centred": lambda config: optax.scale_by_stddev(decay=0.95, eps=0.01),  # as in DQN's paper
+    "rmsprop-momentum": lambda config: optax.chain(  # as in MinAtar's DQN
+        optax.scale_by_stddev(decay=0.95, eps=0.01, eps_in_sqrt=False), optax.trace(decay=0.95)
+    ),
 }
 DISTRIBUTIONAL = ("categorical", "quantile", "implicit-quantile", "full-quantile")  # heads that predict returns
 ReturnsFn: TypeAlias = Callable[[Any, Any], tuple[Array, Array]]  # (params, obs) -> (returns, probabilities) [B, A, M]
@@ -91,7 +94,7 @@ class Config(DeepConfig):
     priority_exponent: float = bounded(0.5, 0)  # rows are drawn as (|error| + 1e-6) to this power
     beta: float = bounded(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1
     beta_steps: int = bounded(1_000_000, 1)  # env steps in which beta rises
-    optimizer: OptimizerName = "adam"  # rmsprop-centred: decay 0.95, and 0.01 under the root, as in DQN's paper
+    optimizer: OptimizerName = "adam"  # rmsprop-centred is that of DQN's paper, rmsprop-momentum that of MinAtar's
     adam_epsilon: float = bounded(1e-8, 0)  # added to the root of Adam's second moment
     target: Literal["hard", "polyak", "none"] = "hard"  # how the target network follows the online one
     target_period_updates: int = bounded(500, 1)  # hard: updates between copies
@@ -289,4 +292,4 @@ def dqn(
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate)
 
 
-ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN)
+ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN, sources=presets.DQN_SOURCES)

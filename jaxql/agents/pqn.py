@@ -178,4 +178,4 @@ def pqn(
     )
 
 
-ENTRY = AgentEntry(Config, make, {}, presets.PQN)
+ENTRY = AgentEntry(Config, make, {}, presets.PQN, sources=presets.PQN_SOURCES)
