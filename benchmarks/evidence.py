@@ -2,7 +2,9 @@
 
 python -m benchmarks evidence --agent c51 --env jax:cartpole     one cell, to results/evidence.jsonl
 python -m benchmarks evidence --all                              every cell of CELLS, one after another
-python -m benchmarks evidence --table                            the parity table; python benchmarks/report.py writes it
+python -m benchmarks evidence --table                            prints the parity table
+python -m benchmarks evidence --write                            writes that table to README.md, and the list of
+                                                                 jaxql/agents/evidence.py
 
 A cell that has its row is skipped. A cell that was stopped goes on where it was. The seeds of a cell are trained in
 one program. Then the final checkpoint and the best one of each seed play 100 episodes greedily, in Gymnasium's env.
@@ -14,6 +16,7 @@ import ast
 import dataclasses
 import json
 import math
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -248,6 +251,86 @@ def measure(agent: str, env: str, steps: int | None, seeds: range, changes: dict
     return True
 
 
+def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
+    """Returns the published results and ours, in Markdown: a row an env, an agent and a number of env steps.
+
+    Args:
+      rows: of evidence.jsonl.
+      published: what published.json holds: a target of each env, and rows.
+    """
+    from benchmarks.report import table
+
+    ours = {(row["evaluated_in"], row["agent"], row["steps"]): row for row in rows if row["seeds"][0] == 0}
+    theirs: dict[tuple, list[dict[str, Any]]] = {}
+    for row in published["rows"]:
+        theirs.setdefault((row["env"], row["agent"], row["steps"]), []).append(row)
+    order = {env: i for i, env in enumerate(published["targets"])}
+    keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2]))
+    head = ["env", "agent", "env steps", "published", "final (IQM, 95 %)", "target", "worst seed", "best", "training"]
+    head += ["near the best", "updates", "CPU minutes", "commit"]
+    lines = []
+    for key in keys:
+        cited = "; ".join(
+            f"[{each['returned']:g} ± {each['spread']:g}]({each['url']}), {each['protocol']}"
+            for each in theirs.get(key, [])
+        )
+        lines.append(
+            [key[0], f"`{key[1]}`", f"{key[2]:,}", cited, *_ours(ours.get(key), published["targets"].get(key[0]))]
+        )
+    return table(head, lines)
+
+
+def _ours(row: dict[str, Any] | None, target: float | None) -> list[str]:
+    """Returns the cells of a row of ours; empty ones where it was not run."""
+    if row is None:
+        return ["not run", *[""] * 8]
+    reached = "" if target is None else f"{target:g}: {'reached' if row['iqm'] >= target else 'missed'}"
+    return [
+        f"{len(row['seeds'])} seeds: {reached_by(row)}",
+        reached,
+        f"{row['worst']:g}",
+        f"{np.mean(row['best']):.1f}",
+        f"{np.mean(row['training']):.1f}",
+        f"{100 * row['near_best']:.0f} %",
+        f"{np.mean(row['updates']):,.0f}",
+        f"{row['cpu_minutes']:.0f}",
+        row["commit"][:7],
+    ]
+
+
+def reached_by(row: dict[str, Any]) -> str:
+    """Returns the interquartile mean of a row's final returns, with its interval."""
+    low, high = row["interval"]
+    return f"{row['iqm']:.1f} ({low:.1f} to {high:.1f})"
+
+
+def measured_list(rows: list[dict[str, Any]]) -> str:
+    """Returns the assignment of MEASURED in jaxql/agents/evidence.py, as ruff formats it."""
+    lines = []
+    for row in rows:
+        seeds = f"{row['seeds'][0]} to {row['seeds'][-1]}"
+        values = row["agent"], row["evaluated_in"], row["steps"], seeds, reached_by(row), row["commit"][:7]
+        lines.append("    Evidence(" + ", ".join(json.dumps(x) for x in values) + "),\n")
+    return (
+        "MEASURED: tuple[Evidence, ...] = (\n" + "".join(lines) + ")\n"
+        if lines
+        else "MEASURED: tuple[Evidence, ...] = ()\n"
+    )
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Writes the table to the READMEs and the list to the package."""
+    from benchmarks import report
+
+    module = Path(__file__).parent.parent / "jaxql" / "agents" / "evidence.py"
+    text = module.read_text()
+    module.write_text(
+        re.sub(r"MEASURED: .*?= \((?:\)|\n.*?^\))\n", lambda _: measured_list(rows), text, flags=re.M | re.S)
+    )
+    for readme in report.READMES:
+        readme.write_text(report.filled(readme.read_text(), "parity"))
+
+
 def value_of(word: str) -> tuple[str, Any]:
     """Returns (name, value) of NAME=VALUE; several numbers are a tuple.
 
@@ -276,7 +359,15 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--set", type=value_of, action="append", default=[], metavar="NAME=VALUE", dest="changes")
     parser.add_argument("--work", type=Path, help="folder of unfinished cells; a temporary one where not given")
     parser.add_argument("--all", action="store_true", help="every cell of CELLS")
+    parser.add_argument("--table", action="store_true", help="print the parity table")
+    parser.add_argument("--write", action="store_true", help="write it, and the list of the package")
     given = parser.parse_args(argv)
+    if given.table or given.write:
+        if given.write:
+            write(rows_of(EVIDENCE))
+        if given.table:
+            print(parity_table(rows_of(EVIDENCE), json.loads(PUBLISHED.read_text())))
+        return
     if not given.all and not (given.agent and given.env):
         parser.error("--agent and --env, or --all, are missing")
     seeds = range(given.first_seed, given.first_seed + given.seeds)

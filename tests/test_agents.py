@@ -34,9 +34,9 @@ def test_every_named_setting_is_valid(name):
 
 
 def test_twins_have_the_settings_of_their_env_and_all_have_a_source():
-    for name in "dqn", "pqn", "c51":
+    for name in "dqn", "pqn", "r2d2":
         entry = agents.REGISTRY[name]
-        assert entry.sources.keys() == entry.tuned.keys()
+        assert entry.sources.keys() == entry.tuned.keys() | entry.presets.keys()
         for env, twins in presets.TWINS.items():
             for twin in twins if env in entry.tuned else ():
                 assert settings(entry, twin) == settings(entry, env) != settings(entry, "anything")

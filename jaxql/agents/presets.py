@@ -278,6 +278,7 @@ DQN_SOURCES = with_twins(
             MINATAR, "https://github.com/kenjyoung/MinAtar, examples/dqn.py, of https://arxiv.org/abs/1903.03176"
         ),
         "PongNoFrameskip-v4": "tuned by hand on Pong",
+        "textbook": "the tutorial notebook: jaxql notebook",
     }
 )
 
@@ -420,3 +421,4 @@ R2D2_PRESETS: Settings = {
         target_period_updates=2_500,
     ),
 }
+R2D2_SOURCES = {"paper": "https://openreview.net/pdf?id=r1lyTjAqYX"}
