@@ -265,7 +265,7 @@ def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
     for row in published["rows"]:
         theirs.setdefault((row["env"], row["agent"], row["steps"]), []).append(row)
     order = {env: i for i, env in enumerate(published["targets"])}
-    keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2]))
+    keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2], key[1]))
     head = ["env", "agent", "env steps", "published", "final (IQM, 95 %)", "target", "worst seed", "best", "training"]
     head += ["near the best", "updates", "CPU minutes", "commit"]
     lines = []
