@@ -151,8 +151,8 @@ DQN: Settings = with_twins(
         "CartPole-v1": ONE_ENV
         | TO_ZERO
         | dict(
-            rollout_length=256,
-            gradient_steps=128,
+            rollout_length=16,
+            gradient_steps=8,
             warmup_steps=1_000,
             steps=50_000,
             backup="double",
@@ -161,7 +161,7 @@ DQN: Settings = with_twins(
             n_step=3,
             batch_size=64,
             capacity=100_000,
-            learning_rate=2.3e-3,
+            learning_rate=1e-3,
             lr_decay_steps=24_500,
             target_period_updates=128,
             exploration_steps=8_000,
@@ -220,6 +220,22 @@ DQN: Settings = with_twins(
             exploration_steps=12_000,
             epsilon=0.1,
         ),
+        "jax:deep-sea": dict(
+            num_envs=8,
+            gradient_steps=4,
+            warmup_steps=1_000,
+            steps=200_000,
+            prioritised=True,  # few episodes of random play find the treasure
+            beta_steps=200_000,
+            v_min=-1.0,
+            v_max=1.0,
+            batch_size=64,
+            capacity=200_000,
+            learning_rate=1e-3,
+            target_period_updates=200,
+            exploration_steps=150_000,
+            epsilon=0.1,
+        ),
         **dict.fromkeys(
             MINATAR,
             dict(
@@ -270,10 +286,11 @@ DQN: Settings = with_twins(
 ZOO = "https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml"
 DQN_SOURCES = with_twins(
     {
-        "CartPole-v1": f"{ZOO}, with double, 3 steps, and a learning rate that falls to 0",
+        "CartPole-v1": f"{ZOO}, with double, 3 steps, shorter rounds, and a learning rate from 0.001 to 0",
         "Acrobot-v1": ZOO,
         "MountainCar-v0": f"{ZOO}, with double, 3 steps, and a learning rate that falls to 0",
         "LunarLander-v3": f"{ZOO}, with double, and a learning rate that falls to 0",
+        "jax:deep-sea": "tuned by hand on seeds from 100",
         **dict.fromkeys(
             MINATAR, "https://github.com/kenjyoung/MinAtar, examples/dqn.py, of https://arxiv.org/abs/1903.03176"
         ),
@@ -405,6 +422,20 @@ DQN_PRESETS: Settings = {
     ),
 }
 
+R2D2: Settings = {
+    "jax:memory-chain": dict(
+        num_envs=8,
+        rollout_length=4,
+        gradient_steps=2,
+        warmup_steps=1_000,
+        steps=100_000,
+        burn_in=0,
+        length=11,  # an episode
+        learning_rate=1e-3,
+        exploration_steps=20_000,
+        epsilon=0.05,
+    ),
+}
 R2D2_PRESETS: Settings = {
     # The paper's hyperparameters; it plays 256 environments with an epsilon of each one's own.
     "paper": dict(
@@ -421,4 +452,7 @@ R2D2_PRESETS: Settings = {
         target_period_updates=2_500,
     ),
 }
-R2D2_SOURCES = {"paper": "https://openreview.net/pdf?id=r1lyTjAqYX"}
+R2D2_SOURCES = {
+    "jax:memory-chain": "tuned by hand on seeds from 100",
+    "paper": "https://openreview.net/pdf?id=r1lyTjAqYX",
+}

@@ -153,4 +153,4 @@ def r2d2(
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=network.apply)
 
 
-ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS, sources=presets.R2D2_SOURCES)
+ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS, presets.R2D2, sources=presets.R2D2_SOURCES)
