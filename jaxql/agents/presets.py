@@ -155,6 +155,7 @@ DQN: Settings = with_twins(
             gradient_steps=8,
             warmup_steps=1_000,
             steps=50_000,
+            layer_norm=True,
             backup="double",
             v_min=0.0,
             v_max=100.0,
@@ -286,7 +287,7 @@ DQN: Settings = with_twins(
 ZOO = "https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml"
 DQN_SOURCES = with_twins(
     {
-        "CartPole-v1": f"{ZOO}, with double, 3 steps, shorter rounds, and a learning rate from 0.001 to 0",
+        "CartPole-v1": f"{ZOO}, with layer norm, double, 3 steps, rounds of 16, a learning rate from 0.001 to 0",
         "Acrobot-v1": ZOO,
         "MountainCar-v0": f"{ZOO}, with double, 3 steps, and a learning rate that falls to 0",
         "LunarLander-v3": f"{ZOO}, with double, and a learning rate that falls to 0",
