@@ -266,7 +266,7 @@ def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
         theirs.setdefault((row["env"], row["agent"], row["steps"]), []).append(row)
     order = {env: i for i, env in enumerate(published["targets"])}
     keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2], key[1]))
-    head = ["env", "agent", "env steps", "published", "final (IQM, 95 %)", "target", "worst seed", "best", "training"]
+    head = ["env", "agent", "env steps", "published", "final", "target", "worst seed", "best", "training"]
     head += ["near the best", "updates", "CPU minutes", "commit"]
     lines = []
     for key in keys:
@@ -284,7 +284,7 @@ def _ours(row: dict[str, Any] | None, target: float | None) -> list[str]:
     """Returns the cells of a row of ours; empty ones where it was not run."""
     if row is None:
         return ["not run", *[""] * 8]
-    reached = "" if target is None else f"{target:g}: {'reached' if row['iqm'] >= target else 'missed'}"
+    reached = "" if target is None else f"{target:g}: {'reached' if row['mean'] >= target else 'missed'}"
     return [
         f"{len(row['seeds'])} seeds: {reached_by(row)}",
         reached,
@@ -299,9 +299,9 @@ def _ours(row: dict[str, Any] | None, target: float | None) -> list[str]:
 
 
 def reached_by(row: dict[str, Any]) -> str:
-    """Returns the interquartile mean of a row's final returns, with its interval."""
+    """Returns the mean over seeds of a row's final returns, and their interquartile mean with its interval."""
     low, high = row["interval"]
-    return f"{row['iqm']:.1f} ({low:.1f} to {high:.1f})"
+    return f"mean {row['mean']:.1f}, IQM {row['iqm']:.1f} ({low:.1f} to {high:.1f})"
 
 
 def measured_list(rows: list[dict[str, Any]]) -> str:

@@ -14,7 +14,7 @@ class Evidence(NamedTuple):
     env: str  # the env in which the policies were judged
     steps: int  # env steps of each seed
     seeds: str  # as in "0 to 9"
-    reached: str  # interquartile mean over seeds of the mean greedy return, and 95 % of its bootstrap
+    reached: str  # mean and interquartile mean over seeds of the mean greedy return, and 95 % of the latter's bootstrap
     commit: str  # of the code that ran
 
     def line(self) -> str:
@@ -25,7 +25,9 @@ class Evidence(NamedTuple):
         )
 
 
-MEASURED: tuple[Evidence, ...] = ()
+MEASURED: tuple[Evidence, ...] = (
+    Evidence("dqn", "CartPole-v1", 50000, "0 to 9", "mean 493.2, IQM 500.0 (483.8 to 500.0)", "b0f6a2d"),
+)
 
 
 def evidence_of(agent: str, env: str) -> list[Evidence]:
