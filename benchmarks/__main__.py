@@ -2,6 +2,7 @@
 
 python -m benchmarks [PART ...] [--quick] [--out FILE]     rows of JSON, one a line, to FILE
 python -m benchmarks --compare A.json B.json [--plot FILE.png]   the same rows of two files, side by side
+python -m benchmarks evidence --agent AGENT --env ENV             a cell of the parity table; see evidence.py
 """
 
 import argparse
@@ -97,6 +98,10 @@ def _draw(names, ratios, path, title):
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["evidence"]:
+        from benchmarks import evidence
+
+        return evidence.main(sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all where none is named")
     parser.add_argument("--quick", action="store_true", help="fewer sizes and repeats")

@@ -10,7 +10,21 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-PACKAGES = "jax", "jaxlib", "flax", "optax", "numpy", "gymnasium", "ale-py", "torch", "stable-baselines3", "sbx-rl"
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "numpy",
+    "gymnasium",
+    "gymnax",
+    "box2d",
+    "ale-py",
+    "torch",
+    "stable-baselines3",
+    "sb3-contrib",
+    "sbx-rl",
+)
 
 
 def interleaved(contestants: dict[str, Callable[[], object]], repeats: int = 5, least: float = 0.3) -> dict[str, dict]:

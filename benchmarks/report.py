@@ -186,15 +186,24 @@ def speed() -> str:
     return "\n\n".join(tables)
 
 
-def filled(readme: str) -> str:
-    """The README with every table as the data has it."""
+def parity() -> str:
+    """Published results and ours, with the settings that jaxql ships."""
+    from benchmarks import evidence
+
+    return evidence.parity_table(evidence.rows_of(evidence.EVIDENCE), json.loads(evidence.PUBLISHED.read_text()))
+
+
+TABLES = "headline", "solved", "parity", "atari", "curves", "planning", "speed"
+
+
+def filled(readme: str, *names: str) -> str:
+    """The README with the tables of these names, or every one, as the data has it."""
 
     def fill(match):
         return f"<!-- {match[1]} -->\n{globals()[match[1]]()}\n<!-- end -->"
 
-    return re.sub(
-        r"<!-- (headline|solved|atari|curves|planning|speed) -->\n.*?<!-- end -->", fill, readme, flags=re.DOTALL
-    )
+    marked = rf"<!-- ({'|'.join(names or TABLES)}) -->\n.*?<!-- end -->"
+    return re.sub(marked, fill, readme, flags=re.DOTALL)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxql import agents
-from jaxql.agents import AgentConfig, validate
+from jaxql.agents import AgentConfig, presets, validate
 from jaxql.agents.schedules import epsilon_of, learning_rate_of
 from jaxql.agents.state import Hyper, hyper_of, new_state
 from jaxql.errors import UserError
@@ -31,6 +31,15 @@ def test_every_named_setting_is_valid(name):
     ]:
         both = dataclasses.asdict(config) | dataclasses.asdict(run)
         assert {setting: both[setting] for setting in want} == want
+
+
+def test_twins_have_the_settings_of_their_env_and_all_have_a_source():
+    for name in "dqn", "pqn", "r2d2":
+        entry = agents.REGISTRY[name]
+        assert entry.sources.keys() == entry.tuned.keys() | entry.presets.keys()
+        for env, twins in presets.TWINS.items():
+            for twin in twins if env in entry.tuned else ():
+                assert settings(entry, twin) == settings(entry, env) != settings(entry, "anything")
 
 
 def test_the_textbook_numbers():

@@ -180,7 +180,7 @@ def test_help_of_an_agent_shows_its_settings_tuned_for_the_env(capsys):
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert "--target-period-updates" in text
-    assert "default: 0.0005" in text
+    assert "default: 0.001" in text
 
 
 def test_the_help_names_every_command_and_every_agent(capsys):

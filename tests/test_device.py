@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 import jaxql
-from jaxql import agents, envs, loop
+from jaxql import envs, loop
 from jaxql.agents.q_learning import q_learning
 from jaxql.agents.state import Hyper
 from jaxql.envs.jax import DeviceEnv, JaxEnv, catch
 from jaxql.errors import UserError
-from jaxql.lab.settings import settings
 
 HYPER = Hyper(learning_rate=0.1, discount=0.99, epsilon=0.1, exploration_steps=100.0)
 CATCH = dict(env="jax:catch", quiet=True, num_envs=4, steps=2_000, log_every=300, eval_every=700, eval_episodes=3)
@@ -131,9 +130,3 @@ def test_what_a_jax_env_cannot_do_is_refused(options, message):
         envs.make("jax:catch", 4).tick(np.zeros(4, int))
     with pytest.raises(UserError, match="no frames"):
         envs.make("jax:catch", 4).render()
-
-
-def test_the_tuned_settings_are_gymnasiums():
-    for name in "dqn", "pqn":
-        entry = agents.REGISTRY[name]
-        assert settings(entry, "jax:cartpole") == settings(entry, "CartPole-v1")

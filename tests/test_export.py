@@ -17,7 +17,7 @@ from jaxql.agents import REGISTRY
 from jaxql.errors import UserError
 from jaxql.lab.export import export, export_jax, load_policy
 
-SMALL = dict(steps=60, warmup_steps=20, num_envs=2, eval_every=1000, eval_episodes=1, quiet=True)
+SMALL = dict(steps=60, warmup_steps=20, num_envs=2, rollout_length=1, eval_every=1000, eval_episodes=1, quiet=True)
 
 
 @pytest.fixture(scope="module")

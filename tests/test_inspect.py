@@ -12,7 +12,7 @@ from jaxql.lab import exact, inspection, pictures
 from jaxql.lab.runs import open_run
 
 SMALL = dict(quiet=True, steps=400, eval_every=400, eval_episodes=2, stop_when_solved=False)
-DEEP = SMALL | dict(env="CartPole-v1", warmup_steps=50, hidden=(8,), num_envs=4, eval_every=10_000)
+DEEP = SMALL | dict(env="CartPole-v1", warmup_steps=50, hidden=(8,), num_envs=4, rollout_length=1, eval_every=10_000)
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,9 @@ from jaxql.lab.files import read_config
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "results" / "pretrained"
 LEAST = {"frozenlake": 0.7, "taxi": 7.5, "cartpole": 490.0, "minatar-breakout": 8.0, "pong": 17.0}  # over 100 episodes
 SLOW = ("minatar-breakout", "pong")
-SMALL = dict(steps=60, warmup_steps=20, num_envs=2, eval_every=1000, eval_episodes=1, quiet=True, hidden=(16,))
+SMALL = dict(
+    steps=60, warmup_steps=20, num_envs=2, rollout_length=1, eval_every=1000, eval_episodes=1, quiet=True, hidden=(16,)
+)
 
 
 def test_some_come_with_jaxql_and_each_is_small():

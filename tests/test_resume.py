@@ -23,7 +23,7 @@ TABLE = dict(steps=1200, log_every=100, eval_every=400, eval_episodes=3, checkpo
 SMALL = dict(
     steps=1200, log_every=100, eval_every=400, eval_episodes=3, checkpoint_every=200, solved_at=np.inf, num_envs=2
 )
-DEEP = dict(warmup_steps=100, capacity=600, batch_size=8, hidden=(16,), rollout_length=2)
+DEEP = dict(warmup_steps=100, capacity=600, batch_size=8, hidden=(16,), rollout_length=2, gradient_steps=4)
 RUNS = {  # name -> (agent, env, settings)
     "table": ("q-learning", "FrozenLake-v1", TABLE | dict(solved_at=np.inf)),
     "model": ("value-iteration", "FrozenLake-v1", TABLE | dict(solved_at=np.inf)),

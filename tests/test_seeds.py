@@ -21,7 +21,7 @@ LAKE = dict(agent="q-learning", env="FrozenLake-v1", env_args=POND, quiet=True, 
             warmup_steps=50, log_every=90, eval_every=130, eval_episodes=2, learning_rate=0.8,
             exploration_steps=800, solved_at=0.9)  # fmt: skip
 POLE = dict(agent="dqn", env="CartPole-v1", quiet=True, steps=600, warmup_steps=150, eval_every=350, eval_from=1e9,
-            log_every=130, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
+            log_every=130, num_envs=4, rollout_length=1, gradient_steps=1, hidden=(16,))  # fmt: skip
 
 
 def text(run):

@@ -20,7 +20,7 @@ from jaxql.lab.files import read_config
 
 LAKE = dict(env="FrozenLake-v1", env_args={"is_slippery": False}, quiet=True)
 SHORT_DQN = dict(env="CartPole-v1", quiet=True, steps=900, warmup_steps=200, eval_every=400, eval_episodes=3,
-                 log_every=200, num_envs=4, gradient_steps=1, hidden=(16,))  # fmt: skip
+                 log_every=200, num_envs=4, rollout_length=1, gradient_steps=1, hidden=(16,))  # fmt: skip
 
 
 class Annuity(gym.Env):

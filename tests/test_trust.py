@@ -321,7 +321,7 @@ def test_poison_ends_a_run_and_leaves_its_checkpoint(where, tmp_path):
 TWICE = """
 import sys, jaxql
 for agent, env, settings in (("q-learning", "FrozenLake-v1", {}), ("dqn", "CartPole-v1", dict(hidden=(8,),
-        capacity=200, warmup_steps=50, num_envs=2, gradient_steps=1))):
+        capacity=200, warmup_steps=50, num_envs=2, rollout_length=1, gradient_steps=1))):
     jaxql.train(agent, env, seed=int(sys.argv[2]), steps=300, log_every=100, eval_every=150, eval_episodes=1,
                 quiet=True, out=f"{sys.argv[1]}/{agent}", **settings)
 """

@@ -25,6 +25,7 @@ class DeepConfig(AgentConfig):
     bfloat16: bool = False  # convolutions multiply in bfloat16; parameters and all else stay float32
     layer_norm: bool = False  # layer normalisation before each ReLU
     clip_rewards: bool = False  # the learner sees the sign of a reward; scores stay raw
+    reward_scale: float = bounded(1.0, 1e-9)  # the learner sees rewards times this, after any clipping; scores stay raw
     learning_rate: float = bounded(2.5e-4, 0)  # of the optimiser
     lr_decay_start: int = bounded(0, 0)  # updates after which the learning rate falls
     lr_decay_steps: int = bounded(1, 1)  # updates in which it falls linearly

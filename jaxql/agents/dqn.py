@@ -24,6 +24,7 @@ from jaxql.agents.state import (
     State,
     count_step,
     epsilon_greedy_on,
+    learned_reward,
     new_state,
 )
 from jaxql.agents.updates import apply_gradient, scan_updates, sharded_gradient, update_metrics, update_target
@@ -45,13 +46,21 @@ BACKUPS: dict[str, Callable[[Any], BackupRule]] = {  # by the name of the settin
     "soft": lambda config: backups.soft(config.temperature),
     "munchausen": lambda config: backups.munchausen(config.temperature, config.munchausen_alpha),
 }
+OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {  # by the name of the setting
+    "adam": lambda config: optax.scale_by_adam(eps=config.adam_epsilon),
+    "rmsprop-centred": lambda config: optax.scale_by_stddev(decay=0.95, eps=0.01),  # as in DQN's paper
+    "rmsprop-momentum": lambda config: optax.chain(  # as in MinAtar's DQN
+        optax.scale_by_stddev(decay=0.95, eps=0.01, eps_in_sqrt=False), optax.trace(decay=0.95)
+    ),
+}
 DISTRIBUTIONAL = ("categorical", "quantile", "implicit-quantile", "full-quantile")  # heads that predict returns
 ReturnsFn: TypeAlias = Callable[[Any, Any], tuple[Array, Array]]  # (params, obs) -> (returns, probabilities) [B, A, M]
 if TYPE_CHECKING:
     BackupName: TypeAlias = str
     HeadName: TypeAlias = str
+    OptimizerName: TypeAlias = str
 else:  # the names that the command line offers and that `validate` accepts
-    BackupName, HeadName = Literal[tuple(BACKUPS)], Literal[tuple(heads.HEADS)]
+    BackupName, HeadName, OptimizerName = (Literal[tuple(names)] for names in (BACKUPS, heads.HEADS, OPTIMIZERS))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Config(DeepConfig):
     priority_exponent: float = bounded(0.5, 0)  # rows are drawn as (|error| + 1e-6) to this power
     beta: float = bounded(0.4, 0)  # exponent of the importance weights at the start; it rises linearly to 1
     beta_steps: int = bounded(1_000_000, 1)  # env steps in which beta rises
+    optimizer: OptimizerName = "adam"  # rmsprop-centred is that of DQN's paper, rmsprop-momentum that of MinAtar's
     adam_epsilon: float = bounded(1e-8, 0)  # added to the root of Adam's second moment
     target: Literal["hard", "polyak", "none"] = "hard"  # how the target network follows the online one
     target_period_updates: int = bounded(500, 1)  # hard: updates between copies
@@ -122,7 +132,7 @@ def make(
         gradient_steps=config.gradient_steps,
         batch_size=config.batch_size,
         shards=config.shards,
-        optimizer=optimizer_of(config, optax.scale_by_adam(eps=config.adam_epsilon)),
+        optimizer=optimizer_of(config, OPTIMIZERS[config.optimizer](config)),
         target=config.target,
         clip_rewards=config.clip_rewards,
         draws=config.noisy or head.fractions > 0 and not head.proposes,
@@ -235,7 +245,7 @@ def dqn(
         return new_state(key, hyper, params=params, target=target_params, opt_state=optimizer.init(params), data=ring)
 
     def observe(state: State, step: Step) -> State:
-        reward = jnp.sign(step.reward) if clip_rewards else step.reward
+        reward = learned_reward(state, step.reward, clip_rewards)
         return count_step(state, step, replay.add(state.data, step._replace(reward=reward)))
 
     def learn(state: State) -> tuple[State, dict[str, Array]]:
@@ -282,4 +292,4 @@ def dqn(
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=evaluate)
 
 
-ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN)
+ENTRY = AgentEntry(Config, make, presets.DQN_PRESETS, presets.DQN, sources=presets.DQN_SOURCES)

@@ -13,7 +13,7 @@ from jaxql.agents.config import bounded
 from jaxql.agents.deep import DeepConfig, network_of, optimizer_of
 from jaxql.agents.registry import AgentEntry
 from jaxql.agents.schedules import epsilon_of
-from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, new_state
+from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, learned_reward, new_state
 from jaxql.agents.updates import apply_gradient, scan_updates, update_metrics
 from jaxql.errors import UserError
 from jaxql.kernels import derive_key
@@ -118,9 +118,8 @@ def pqn(
         return action, (jnp.max(q, axis=-1), memory)
 
     def observe(state: State, step: Step) -> State:
-        step = step._replace(reward=jnp.sign(step.reward)) if clip_rewards else step
-        value, memory = step.extra
-        row = step._replace(next_obs=(), extra=(value, state.data.memory))
+        reward, (value, memory) = learned_reward(state, step.reward, clip_rewards), step.extra
+        row = step._replace(reward=reward, next_obs=(), extra=(value, state.data.memory))
         slot = state.vector_steps % rollout_length
         rows = jax.tree.map(lambda store, x: store.at[slot].set(x), state.data.rows, row)
         return count_step(state, step, Rollout(rows, step.next_obs, reset_memory(memory, step.valid)))
@@ -179,4 +178,4 @@ def pqn(
     )
 
 
-ENTRY = AgentEntry(Config, make, {}, presets.PQN)
+ENTRY = AgentEntry(Config, make, {}, presets.PQN, sources=presets.PQN_SOURCES)

@@ -14,7 +14,7 @@ from jaxql.agents.config import bounded
 from jaxql.agents.deep import DeepConfig, network_of, optimizer_of
 from jaxql.agents.registry import AgentEntry
 from jaxql.agents.schedules import beta_of, epsilon_of
-from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, new_state
+from jaxql.agents.state import ACT, INIT, LEARN, Hyper, State, count_step, learned_reward, new_state
 from jaxql.agents.updates import apply_gradient, scan_updates, update_metrics, update_target
 from jaxql.errors import UserError
 from jaxql.kernels import derive_key
@@ -120,7 +120,7 @@ def r2d2(
         return policy(state.params, obs, state.data.memory, key, epsilon_of(state))
 
     def observe(state: State, step: Step) -> State:
-        reward = jnp.sign(step.reward) if clip_rewards else step.reward
+        reward = learned_reward(state, step.reward, clip_rewards)
         ring = replay.add(state.data.ring, step._replace(reward=reward))
         return count_step(state, step, Data(ring, reset_memory(step.extra, step.valid)))
 
@@ -153,4 +153,4 @@ def r2d2(
     return Agent(init=init, act=act, observe=observe, learn=learn, policy=policy, q_values=network.apply)
 
 
-ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS)
+ENTRY = AgentEntry(Config, make, presets.R2D2_PRESETS, presets.R2D2, sources=presets.R2D2_SOURCES)

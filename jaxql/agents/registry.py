@@ -16,6 +16,7 @@ class AgentEntry(NamedTuple):
     presets: dict[str, dict[str, Any]] = {}  # settings by the name of the preset
     tuned: dict[str, dict[str, Any]] = {}  # settings by env id: the defaults there; "*" holds those of every other env
     overrides: dict[str, Any] = {}  # settings that make the name what it is, above presets and tuned ones
+    sources: dict[str, str] = {}  # where presets and tuned settings come from, by the same names and ids
     about: str = ""  # one line that says what it is; "": the first line of the docstring of its config's module
 
 

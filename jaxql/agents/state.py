@@ -42,6 +42,7 @@ class Hyper(NamedTuple):
     n_step: Any = ()
     n_step_end: Any = ()
     discount_end: Any = ()
+    reward_scale: Any = ()
 
 
 class State(NamedTuple):
@@ -84,6 +85,13 @@ def count_step(state: State, step: Step, data: Any) -> State:
     """Returns the state after one vector step, with `data` in place of its own."""
     env_steps = state.env_steps + jnp.sum(step.valid, dtype=jnp.int32)
     return state._replace(data=data, vector_steps=state.vector_steps + 1, env_steps=env_steps)
+
+
+def learned_reward(state: State, reward: Array, clip: bool) -> Array:
+    """Returns the rewards that the learner sees: their signs, if `clip`, times the state's `reward_scale`."""
+    reward = jnp.sign(reward) if clip else reward
+    scale = state.hyper.reward_scale
+    return reward if isinstance(scale, tuple) else reward * scale
 
 
 def epsilon_greedy_on(q: Callable[[Any, Any, Array | None], Array]) -> tuple[Callable, Callable, Callable]:

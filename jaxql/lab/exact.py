@@ -25,15 +25,16 @@ class ModelComparison:
       mdp: the model.
       discount: of the agent, and so of the optimum.
       spec: the envs as the agent sees them.
+      reward_scale: the agent's; its action values are divided by it.
     """
 
-    def __init__(self, agent: Agent, mdp: MDP, discount: float, spec: EnvSpec):
+    def __init__(self, agent: Agent, mdp: MDP, discount: float, spec: EnvSpec, reward_scale: float = 1.0):
         self.mdp, self.discount = planning.check_mdp(mdp), discount
         legal = np.ones(self.mdp.probability.shape[:2], bool) if self.mdp.legal is None else self.mdp.legal
         self.legal = np.asarray(legal)  # [S, A] the actions that the states have
         self.reached = reachable_states(self.mdp, self.legal)  # [S] the states in which an agent can act
         self._obs = _observations(self.legal, spec)
-        self._table = jax.jit(lambda params, obs: agent.q_values(params, obs, ())[0])  # type: ignore[misc]
+        self._table = jax.jit(lambda params, obs: agent.q_values(params, obs, ())[0] / reward_scale)  # type: ignore[misc]
 
     @functools.cached_property
     def optimum(self) -> Array | None:
@@ -99,7 +100,8 @@ def compare_with_model(agent: Agent, mdp: MDP | None, config: Any, spec: EnvSpec
         return None
     params = jax.eval_shape(agent.init, jax.random.key(0), spec.obs, hyper_of(config)).params
     _, memory = jax.eval_shape(agent.q_values, params, spec.obs, ())
-    return None if jax.tree.leaves(memory) else ModelComparison(agent, mdp, float(discount), spec)
+    scale = getattr(config, "reward_scale", 1.0)
+    return None if jax.tree.leaves(memory) else ModelComparison(agent, mdp, float(discount), spec, scale)
 
 
 def reachable_states(mdp: MDP, legal: np.ndarray) -> np.ndarray:

@@ -97,6 +97,16 @@ def origins(entry: AgentEntry, env_id: str, preset: str | None = None) -> dict[s
     return found
 
 
+def source_of(entry: AgentEntry, env_id: str, preset: str | None = None) -> str:
+    """Returns where the preset, or what is tuned for the env, comes from; "" where nothing is tuned or known.
+
+    >>> from jaxql.agents.registry import REGISTRY
+    >>> source_of(REGISTRY["pqn"], "jax:cartpole")
+    'https://github.com/mttga/purejaxql, config/alg/pqn_cartpole.yaml'
+    """
+    return entry.sources.get(preset or env_id, "")
+
+
 def same_settings(name: str, env_id: str, preset: str | None = None, **changes: Any) -> list[str]:
     """Returns the other names of the deep Q learner that stand for the same settings on this env."""
     names = ("dqn", *presets.VARIANTS)
