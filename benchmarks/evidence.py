@@ -264,27 +264,40 @@ def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
     theirs: dict[tuple, list[dict[str, Any]]] = {}
     for row in published["rows"]:
         theirs.setdefault((row["env"], row["agent"], row["steps"]), []).append(row)
-    order = {env: i for i, env in enumerate(published["targets"])}
+    order = {env: i for i, env in enumerate([*published["targets"], *published["training_targets"]])}
     keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2], key[1]))
     head = ["env", "agent", "env steps", "published", "final", "target", "worst seed", "best", "training"]
     head += ["near the best", "updates", "CPU minutes", "commit"]
     lines = []
     for key in keys:
         cited = "; ".join(
-            f"[{each['returned']:g} ± {each['spread']:g}]({each['url']}), {each['protocol']}"
-            for each in theirs.get(key, [])
+            f"[{each['returned']:g}{spread(each)}]({each['url']}), {each['protocol']}" for each in theirs.get(key, [])
         )
-        lines.append(
-            [key[0], f"`{key[1]}`", f"{key[2]:,}", cited, *_ours(ours.get(key), published["targets"].get(key[0]))]
-        )
+        lines.append([key[0], f"`{key[1]}`", f"{key[2]:,}", cited, *_ours(ours.get(key), _target(published, key[0]))])
     return table(head, lines)
 
 
-def _ours(row: dict[str, Any] | None, target: float | None) -> list[str]:
+def spread(row: dict[str, Any]) -> str:
+    """Returns " ± SPREAD" of a published row; "" where its source has none."""
+    return "" if row["spread"] is None else f" ± {row['spread']:g}"
+
+
+def _target(published: dict[str, Any], env: str) -> tuple[str, float] | None:
+    """Returns what is to be reached in an env, the mean over seeds of "final" or "training" returns; None: nothing."""
+    for kind, targets in (("final", published["targets"]), ("training", published["training_targets"])):
+        if env in targets:
+            return kind, targets[env]
+    return None
+
+
+def _ours(row: dict[str, Any] | None, target: tuple[str, float] | None) -> list[str]:
     """Returns the cells of a row of ours; empty ones where it was not run."""
     if row is None:
         return ["not run", *[""] * 8]
-    reached = "" if target is None else f"{target:g}: {'reached' if row['mean'] >= target else 'missed'}"
+    reached = ""
+    if target is not None:
+        kind, least = target
+        reached = f"{kind} {least:g}: {'reached' if np.mean(row[kind]) >= least else 'missed'}"
     return [
         f"{len(row['seeds'])} seeds: {reached_by(row)}",
         reached,
