@@ -113,8 +113,8 @@ def jit_on_mesh(
 
     >>> mesh = jax.make_mesh((1,), ("envs",))
     >>> doubled = jit_on_mesh(lambda x: 2 * x, mesh, lambda _: env_sharding(mesh))
-    >>> doubled(np.arange(3.0)).sharding.spec
-    P('envs',)
+    >>> print(doubled(np.arange(3.0)))
+    [0. 2. 4.]
     """
 
     @functools.wraps(f)

@@ -58,8 +58,8 @@ def trained(name, devices, **changes):
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("dqn", dict(shards=1)),
-        ("per-dqn", dict(shards=16)),
+        pytest.param("dqn", dict(shards=1), marks=pytest.mark.slow),
+        pytest.param("per-dqn", dict(shards=16), marks=pytest.mark.slow),
         pytest.param("dqn", dict(shards=8), marks=pytest.mark.slow),
         pytest.param("q-learning", {}, marks=pytest.mark.slow),
         pytest.param("pqn", {}, marks=pytest.mark.slow),

@@ -720,6 +720,7 @@ def compilations(call, times):
     return len(COMPILED) - before
 
 
+@pytest.mark.slow
 def test_m7_no_public_function_compiles_again_when_called_again():
     again = {name: compilations(call, 2) for name, call in EAGER.items()}
     assert len(again) > 120

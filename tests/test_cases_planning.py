@@ -166,6 +166,7 @@ def test_m12_a_state_without_actions_is_terminal_and_without_any_but_minus_inf_r
         planning.from_matrices(np.ones((2, 2, 2)) / 2, [[2.0, 1.0], [-np.inf, -np.inf]])
 
 
+@pytest.mark.slow
 def test_m12_illegal_actions_under_jit_vmap_and_grad():
     transitions, rewards, legal = random_model(2)
     mdp = planning.from_matrices(transitions, rewards, legal=legal)

@@ -99,6 +99,7 @@ def test_a_run_tests_stops_and_can_be_opened(tmp_path):
         opened.record(tmp_path / "video.mp4")
 
 
+@pytest.mark.slow
 def test_each_of_many_seeds_is_as_alone(tmp_path):
     jaxql.train("q-learning", **CATCH, seed=1, out=tmp_path / "alone")
     jaxql.train("q-learning", **CATCH, seed=0, seeds=2, out=tmp_path / "many")
@@ -120,7 +121,7 @@ def test_a_callback_stops_it(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(first_env=2), "no mesh"), (dict(render=True), "no frames"), (dict(seed=[0, 1, 2]), "split evenly"),
+    [(dict(first_env=2), "no first_env"), (dict(render=True), "no frames"), (dict(seed=[0, 1, 2]), "split evenly"),
      (dict(purpose="fun"), "purpose"), (dict(life_loss=True), "Atari")],
 )  # fmt: skip
 def test_what_a_jax_env_cannot_do_is_refused(options, message):

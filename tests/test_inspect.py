@@ -77,6 +77,7 @@ def test_states_without_a_grid_are_a_table(tmp_path):
     assert figure.axes[0].get_images()[0].get_array().shape[0] == 3
 
 
+@pytest.mark.slow
 def test_a_video_shows_values_and_distributions(pole, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["inspect", str(pole), "--max-steps", "3"]) == 0
@@ -84,7 +85,7 @@ def test_a_video_shows_values_and_distributions(pole, tmp_path, monkeypatch, cap
     assert [path.name for path in tmp_path.iterdir()] == ["pole.mp4"]
 
 
-@pytest.mark.often("quantile", "categorical")
+@pytest.mark.often("quantile")
 @pytest.mark.parametrize("head", ["categorical", "quantile", "implicit-quantile", "full-quantile"])
 def test_distributions_have_the_means_that_the_agent_maximises(head, tmp_path):
     run = jaxql.train("dqn", head=head, num_atoms=8, out=tmp_path / "run", **DEEP | dict(steps=100))
@@ -94,6 +95,7 @@ def test_distributions_have_the_means_that_the_agent_maximises(head, tmp_path):
     np.testing.assert_allclose((returns * probabilities).sum(-1), run.agent.q_values(params, obs, ())[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_other_heads_have_no_distribution(tmp_path):
     run = jaxql.train("dqn", out=tmp_path / "run", **DEEP | dict(steps=100))
     assert inspection.return_distribution(run) is None

@@ -184,7 +184,7 @@ def test_jit_equals_no_jit_and_keeps_structure(name):
 
 
 @pytest.mark.float32
-@every_agent("dqn")
+@every_agent("q-iteration")
 @pytest.mark.trust(16)
 def test_same_seed_same_bytes_other_seed_other_bytes(name):
     run = jax.jit(program(agent_of(name), plan_of(name))[0])
@@ -233,7 +233,7 @@ def test_arrays_of_the_caller_are_neither_changed_nor_kept(name):
 
 
 @pytest.mark.float32
-@every_agent("dqn", "pqn")
+@every_agent("pqn")
 def test_resumed_equals_uninterrupted(name, tmp_path):
     """To the last bit, through the files of a checkpoint: a state is all that a learner knows."""
     plan = plan_of(name) | dict(warmup=8, rounds=20)
@@ -321,6 +321,7 @@ PROBES = {
 }
 
 
+@pytest.mark.often("q-learning")
 @pytest.mark.parametrize("name", PROBES)
 @pytest.mark.trust(2)
 def test_truncation_bootstraps_and_termination_does_not(name):
@@ -345,7 +346,7 @@ def test_an_mdp_of_gymnasium_runs_inside_scan_and_is_learned():
 
 
 @pytest.mark.float32
-@of(name for name in agents.REGISTRY if deep(name))
+@of((name for name in agents.REGISTRY if deep(name)), often=("dqn",))
 def test_it_catches(name):
     """Nearly every ball caught (mean return 1) after 30 compiled seconds at most; without learning the mean is -0.6."""
     config = dataclasses.replace(settings_of(name), gradient_steps=8 if name == "pqn" else 1)
@@ -379,6 +380,7 @@ REPLAYS = {  # settings whose learner has a replay
 }
 
 
+@pytest.mark.often("dqn", "per-dqn")
 @pytest.mark.parametrize("name", REPLAYS)
 def test_learn_copies_no_buffer_of_the_replay(name):
     """The compiled program reuses the memory of the state that it is given, and its own is less than the store's."""

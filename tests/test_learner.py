@@ -59,6 +59,7 @@ def test_beta_rises_on_its_line():
     np.testing.assert_allclose(betas, [0.4, 0.7, 1.0, 1.0], rtol=1e-6)
 
 
+@pytest.mark.often("500")
 @pytest.mark.parametrize("env_steps", [0, 500])
 def test_an_update_weighs_its_rows_by_the_beta_of_the_moment(env_steps):
     config = dataclasses.replace(BASE, prioritised=True, priority_exponent=1.0, beta=0.2, beta_steps=1000, hidden=())
@@ -93,6 +94,7 @@ def test_the_target_network_follows_as_it_says(target, tau=0.25, period=3):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), state.target, followed)
 
 
+@pytest.mark.slow
 def test_without_a_target_network_the_online_one_bootstraps():
     config = dataclasses.replace(BASE, hidden=(), learning_rate=0.0)
     states = {}

@@ -109,6 +109,7 @@ def test_munchausen_loss_is_the_equation_of_one_transition():
     np.testing.assert_allclose(loss, np.average(optax.huber_loss(want), weights=rows.weight), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_uneven_atoms_and_edges_are_taken_as_given():
     rows = batch(11)
     tables = to_jax([table("categorical", seed) for seed in (12, 13)])

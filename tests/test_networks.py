@@ -109,6 +109,7 @@ def test_impala_is_its_figure(method):
         np.testing.assert_allclose(one, np.maximum(image, 0), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.often("mlp")
 @pytest.mark.parametrize("name", ["nature-cnn", pytest.param("impala-cnn", marks=pytest.mark.slow), "mlp"])
 def test_shrinking_keeps_a_share_of_convolutions_alone(name):
     spec = ATARI._replace(obs=jax.ShapeDtypeStruct((2, 4, 40, 40), jnp.uint8))
@@ -380,6 +381,7 @@ def test_values_at_edges_cost_nothing_where_they_are_not_read():
     assert dots(lambda output: output.values) < dots(lambda output: (output.values, output.at_edges))
 
 
+@pytest.mark.often("variant0")
 @pytest.mark.parametrize("variant", [dict(), dict(proposes=True)])
 def test_masks_hide_quantiles_and_leave_fractions(variant):
     """Even where there are as many fractions as actions."""

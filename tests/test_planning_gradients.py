@@ -88,6 +88,7 @@ def test_the_gradient_of_the_optimum_in_the_rewards_is_where_its_policy_goes():
     assert_allclose(jax.grad(value)(MODEL.reward), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_map_over_models():
     slope = jax.grad(lambda discount: jnp.sum(planning.value_iteration(MODEL, discount).values))
     discounts = jnp.array([0.5, 0.9], FLOATS[-1])

@@ -140,7 +140,7 @@ def test_no_gradient_but_into_what_the_online_network_says_of_obs(head, backup):
         assert flows == [which == 0, False, False, which == 0, False, False]
 
 
-@pytest.mark.often("two_hot-greedy", "huber-clipped_double", "implicit_quantile-double")
+@pytest.mark.often("huber-clipped_double")
 @each_pair
 def test_masks_in_their_three_forms_agree(head, backup):
     params, rows = tables(head, 11, 12, 13), batch(14, strange=False)
@@ -181,7 +181,7 @@ def test_an_illegal_action_of_the_next_state_is_not_bootstrapped():
         assert jnp.all(jnp.isfinite(gradient))
 
 
-@pytest.mark.often("full_quantile-advantage", "quantile-soft", "l2-persistent")
+@pytest.mark.often("quantile-soft", "l2-persistent")
 @each_pair
 @pytest.mark.trust(1)
 def test_mapped_over_parameters_and_not_compiled_it_is_the_same(head, backup):

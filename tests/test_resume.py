@@ -143,6 +143,7 @@ def test_pong_resumes_exactly(tmp_path):
     assert_equal_states(whole.state, resumed.state)
 
 
+@pytest.mark.often("CartPole-v1")
 @pytest.mark.parametrize("env", ["CartPole-v1", "jax:cartpole"])
 @pytest.mark.trust(17)
 def test_many_seeds_resume_together(env, tmp_path):
@@ -156,6 +157,7 @@ def test_many_seeds_resume_together(env, tmp_path):
     assert not (tmp_path / "parts" / "state").exists()
 
 
+@pytest.mark.often("pqn", "dqn")
 @pytest.mark.parametrize("name", ["pqn", "dqn", "jax env"])
 @pytest.mark.trust(17, 23)
 def test_a_run_that_a_signal_stopped_resumes_exactly(name, tmp_path):
@@ -303,6 +305,7 @@ class Restless(gymnasium.Env):
 gymnasium.register("Restless-v0", entry_point=Restless)
 
 
+@pytest.mark.often("changes1")
 @pytest.mark.parametrize("changes", [{}, {"prioritised": True, "n_step": 3}])
 def test_an_env_that_does_not_repeat_is_resumed_with_fresh_episodes(changes, tmp_path, capsys):
     settings = SMALL | DEEP | dict(steps=600) | changes
@@ -318,6 +321,7 @@ def test_an_env_that_does_not_repeat_is_resumed_with_fresh_episodes(changes, tmp
         np.testing.assert_array_equal(valid[(t + 1) % slots], ~ends[t % slots])
 
 
+@pytest.mark.slow
 def test_a_run_may_leave_its_replay_out(tmp_path):
     settings = SMALL | DEEP | dict(save_replay=False)
     train("dqn", "CartPole-v1", tmp_path / "run", stop_at=900, **settings)

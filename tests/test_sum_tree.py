@@ -40,6 +40,7 @@ def test_draws_are_in_proportion_and_never_of_nothing():
 
 
 @pytest.mark.float32
+@pytest.mark.slow
 def test_a_speck_among_giants_is_drawn_as_often_as_it_should_be():
     weights = np.full(100_000, 1e-7)
     weights[::1_000] = 1.0

@@ -328,6 +328,7 @@ for agent, env, settings in (("q-learning", "FrozenLake-v1", {}), ("dqn", "CartP
 
 
 @pytest.mark.trust(16)
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes(tmp_path):
     started = []
     for name, seed, hashing in (("a", "0", "1"), ("b", "0", "2"), ("c", "1", "1")):

@@ -53,6 +53,7 @@ def assert_equal(a, b, tolerance=0.0):
 
 
 @pytest.mark.parametrize("target", ["polyak", pytest.param("none", marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_reset_is_its_definition_and_falls_on_every_third_update(target, keep=0.3):
     config = DQN.config(**SMALL, target=target, tau=0.1, reset_every_updates=3, reset_keep=keep)
     agent, state = filled(config, IMAGES)
