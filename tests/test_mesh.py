@@ -17,7 +17,6 @@ from jaxql import cli, envs, loop, mesh
 from jaxql.agents import REGISTRY
 from jaxql.envs.jax import catch
 from jaxql.errors import UserError
-from jaxql.lab.files import read_metrics
 from jaxql.replay import uniform_replay, zero_step
 
 HERE = Path(__file__).parent
@@ -82,12 +81,15 @@ def test_a_signal_ends_two_processes_together(tmp_path):
     port = free_port()
     both = [command(tmp_path / "run", "CartPole-v1", i, port, steps=10**7) for i in (0, 1)]
     try:
-        wait_for(lambda: (tmp_path / "run" / "metrics.csv").exists() and read_metrics(tmp_path / "run"))
+        metrics = tmp_path / "run" / "metrics.csv"
+        wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 3)  # both have compiled
         both[1].terminate()  # one of them is enough
         outputs = [process.communicate(timeout=60)[0] for process in both]
     finally:
         for process in both:
             process.kill()
+            process.wait()
+            process.stdout.close()
     assert [process.returncode for process in both] == [143, 143], outputs
     assert (tmp_path / "run" / "checkpoints" / "last.json").exists()
 
