@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxql import bellman, conformance, distributional, explore, losses, replay
+from jaxql import bellman, conformance, distributional, explore, losses, planning, replay
 from jaxql.bellman import SIGNED_LOGP1_PAIR, checked
 from jaxql.losses import backups, heads
 from jaxql.replay import n_step_transition, prioritised_replay, sum_tree, uniform_replay, zero_step
@@ -591,6 +591,17 @@ def test_m14_softmax_follows_the_rule(name):
     else:
         np.testing.assert_allclose(soft, best / best.sum(), atol=1e-6)
     assert not np.any(np.asarray(soft)[legal == 0])
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("name", RULE)
+def test_m14_planning_follows_the_rule(name, epsilon):
+    q, best, legal = (np.asarray(x, np.float32) for x in RULE[name])
+    np.testing.assert_allclose(planning.greedy_policy(q, tie="uniform"), best / best.sum(), atol=1e-6)
+    first = planning.greedy_policy(q[None])
+    assert first.dtype == np.int32 and first.tolist() == [int(np.argmax(best))]
+    odds = (1 - epsilon) * best / best.sum() + epsilon * legal / legal.sum()
+    np.testing.assert_allclose(planning.epsilon_soft_policy(q, epsilon, tie="uniform"), odds, atol=1e-6)
 
 
 # New rows enter at the greatest of recent priorities.

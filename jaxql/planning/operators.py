@@ -10,8 +10,9 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxql.errors import UserError
+from jaxql.explore import best_and_legal
 from jaxql.planning.model import with_arrays, with_legal_actions
-from jaxql.planning.numbers import lowest_argmax, pairwise_sum, where_legal
+from jaxql.planning.numbers import pairwise_sum, where_legal
 from jaxql.types import MDP, Array, Scalar
 
 
@@ -151,7 +152,7 @@ def greedy_policy(q: ArrayLike, tie: str = "lowest") -> Array:
     """The greedy policy of q [S, A]: argmax_a q[s, a].
 
     `tie="lowest"` gives the lowest best action, [S] int32. `tie="uniform"` gives probabilities [S, A], shared equally
-    by the best actions.
+    by the best actions. `jaxql.explore` says what NaN means, and a row without legal actions.
 
     Raises UserError for any other `tie`.
 
@@ -160,11 +161,10 @@ def greedy_policy(q: ArrayLike, tie: str = "lowest") -> Array:
     >>> greedy_policy(np.array([[1.0, 1.0, 0.0]]), tie="uniform").tolist()
     [[0.5, 0.5, 0.0]]
     """
-    q = jnp.asarray(q)
-    if tie == "lowest":
-        return lowest_argmax(q)
-    if tie != "uniform":
+    if tie not in ("lowest", "uniform"):
         raise UserError(f'tie is {tie!r}; it must be "lowest" or "uniform"')
-    best = q == jnp.max(q, axis=-1, keepdims=True)
+    best, _ = best_and_legal(q)
+    if tie == "lowest":
+        return jnp.argmax(best, axis=-1).astype(jnp.int32)
     best = best.astype(jnp.result_type(q, 1.0))
     return best / jnp.sum(best, axis=-1, keepdims=True)

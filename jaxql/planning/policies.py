@@ -38,7 +38,7 @@ def epsilon_soft_policy(q: ArrayLike, epsilon: Scalar, tie: str = "lowest") -> A
     """The epsilon-greedy policy [S, A] of q [S, A]: epsilon / A(s) + (1 - epsilon) greedy[s, a].
 
     A(s) is the number of legal actions of s: an action of value -inf is never chosen. Ties are broken as in
-    `greedy_policy`.
+    `greedy_policy`. `jaxql.explore` says what NaN means, and a row without legal actions.
 
     Raises: UserError unless `epsilon` is in [0, 1].
 
@@ -52,7 +52,7 @@ def epsilon_soft_policy(q: ArrayLike, epsilon: Scalar, tie: str = "lowest") -> A
     greedy = greedy_policy(q, tie)
     dtype = jnp.result_type(q, 0.0)
     odds = jax.nn.one_hot(greedy, q.shape[-1], dtype=dtype) if greedy.ndim < q.ndim else greedy.astype(dtype)
-    legal = q > -jnp.inf
+    _, legal = explore.best_and_legal(q)
     share = legal.astype(dtype) / jnp.maximum(jnp.sum(legal, axis=-1, keepdims=True), 1).astype(dtype)
     return epsilon * share + (1 - epsilon) * odds
 
