@@ -3,6 +3,7 @@
 import contextlib
 import doctest
 import functools
+import gc
 import inspect
 import io
 import re
@@ -744,8 +745,10 @@ def test_m7_three_hundred_calls_leave_nothing_behind():
     grown = {}
     for name, call in EAGER.items():
         assert not compilations(call, 60), name
+        gc.collect()
         before, arrays = resident(), len(jax.live_arrays())
         assert not compilations(call, 240), name
+        gc.collect()
         assert len(jax.live_arrays()) <= arrays + 8, name
         grown[name] = resident() - before
     assert not {name: size for name, size in grown.items() if size > 8e6}  # bytes; a leak of programs is 2 MB a call
