@@ -344,7 +344,12 @@ def write(rows: list[dict[str, Any]]) -> None:
     module = Path(__file__).parent.parent / "jaxql" / "agents" / "evidence.py"
     text = module.read_text()
     module.write_text(
-        re.sub(r"MEASURED: .*?= \((?:\)|\n.*?^\))\n", lambda _: measured_list(rows), text, flags=re.M | re.S)
+        re.sub(
+            r"MEASURED: .*?= \((?:\)|\n.*?^\))\n",
+            lambda _: measured_list(list(newest(rows).values())),
+            text,
+            flags=re.M | re.S,
+        )
     )
     for readme in report.READMES:
         readme.write_text(report.filled(readme.read_text(), "parity"))

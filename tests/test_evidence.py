@@ -92,16 +92,16 @@ def test_a_published_row_that_was_not_run_says_so():
     table = evidence.parity_table([], published)
     assert table.count("not run") == len({(row["env"], row["agent"], row["steps"]) for row in published["rows"]})
     rows = evidence.rows_of(evidence.EVIDENCE)
-    missed = [dict(row, mean=-1e3) for row in rows if row["evaluated_in"] in published["targets"]]
+    missed = [dict(row, final=[-1e3]) for row in rows if row["evaluated_in"] in published["targets"]]
     assert "reached" not in evidence.parity_table(missed, published)
 
 
 def test_what_the_package_claims_is_a_row_of_the_settings_that_it_ships():
     """A preset that is changed after its runs has lost its evidence: run the cell again, then --write."""
-    rows = {(row["agent"], row["evaluated_in"], row["steps"]): row for row in evidence.rows_of(evidence.EVIDENCE)}
+    rows = evidence.newest(evidence.rows_of(evidence.EVIDENCE))
     assert len(rows) == len(MEASURED)
     for each in MEASURED:
-        row = rows[each.agent, each.env, each.steps]
+        row = rows[each.env, each.agent, each.steps]
         assert (each.reached, each.commit) == (evidence.reached_by(row), row["commit"][:7])
         assert not row["changes"] and not row["commit"].endswith("+")
         config, run = settings(entry_of(each.agent), row["env"])
