@@ -28,7 +28,7 @@ PLACES = 840  # a multiple of 1..8, so that a number below it, modulo n, chooses
 
 
 class Outcomes(NamedTuple):
-    """What appears when its time has come."""
+    """The enemy or gold that appears when its time has come."""
 
     rightwards: Array  # it comes from the left
     is_gold: Array
