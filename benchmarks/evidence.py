@@ -265,7 +265,7 @@ def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
     theirs: dict[tuple, list[dict[str, Any]]] = {}
     for row in published["rows"]:
         theirs.setdefault((row["env"], row["agent"], row["steps"]), []).append(row)
-    order = {env: i for i, env in enumerate([*published["targets"], *published["training_targets"]])}
+    order = {env: i for i, env in enumerate([*published["targets"], *published["training_targets"]["pqn"]])}
     keys = sorted({*ours, *theirs}, key=lambda key: (order.get(key[0], len(order)), key[0], key[2], key[1]))
     head = ["env", "agent", "env steps", "published", "final", "target", "worst seed", "best", "training"]
     head += ["near the best", "updates", "CPU minutes", "commit"]
@@ -274,7 +274,7 @@ def parity_table(rows: list[dict[str, Any]], published: dict[str, Any]) -> str:
         cited = "; ".join(
             f"[{each['returned']:g}{spread(each)}]({each['url']}), {each['protocol']}" for each in theirs.get(key, [])
         )
-        lines.append([key[0], f"`{key[1]}`", f"{key[2]:,}", cited, *_ours(ours.get(key), _target(published, key[0]))])
+        lines.append([key[0], f"`{key[1]}`", f"{key[2]:,}", cited, *_ours(ours.get(key), _target(published, *key[:2]))])
     return table(head, lines)
 
 
@@ -288,9 +288,9 @@ def spread(row: dict[str, Any]) -> str:
     return "" if row["spread"] is None else f" ± {row['spread']:g}"
 
 
-def _target(published: dict[str, Any], env: str) -> tuple[str, float] | None:
+def _target(published: dict[str, Any], env: str, agent: str) -> tuple[str, float] | None:
     """Returns what is to be reached in an env, the mean over seeds of "final" or "training" returns; None: nothing."""
-    for kind, targets in (("final", published["targets"]), ("training", published["training_targets"])):
+    for kind, targets in (("final", published["targets"]), ("training", published["training_targets"].get(agent, {}))):
         if env in targets:
             return kind, targets[env]
     return None

@@ -13,6 +13,7 @@ import pytest
 import two_processes
 from jax.sharding import Mesh
 
+import jaxql
 from jaxql import cli, envs, loop, mesh
 from jaxql.agents import REGISTRY
 from jaxql.envs.jax import catch
@@ -92,6 +93,17 @@ def test_a_signal_ends_two_processes_together(tmp_path):
             process.stdout.close()
     assert [process.returncode for process in both] == [143, 143], outputs
     assert (tmp_path / "run" / "checkpoints" / "last.json").exists()
+
+
+def test_a_run_of_several_processes_is_not_resumed(tmp_path, monkeypatch):
+    """One process would go on with a run that the others begin anew."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="a run of 2 processes cannot be resumed"):
+        jaxql.resume(tmp_path / "run")
+    settings = dict(devices="all", out=tmp_path / "run", resume_or_start=True, quiet=True)
+    with pytest.raises(UserError, match="a run of 2 processes cannot be resumed"):
+        jaxql.train("dqn", "jax:catch", **settings)
+    assert not list(tmp_path.iterdir())
 
 
 def wait_for(condition, seconds=120):

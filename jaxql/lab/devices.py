@@ -72,6 +72,12 @@ def mesh_of(devices: Devices, num_envs: int) -> Mesh | None:
     return Mesh(found[:count], ("envs",))
 
 
+def check_resumable() -> None:
+    """Raises UserError where several processes train: their run keeps no state to go on from."""
+    if jax.process_count() > 1:
+        raise UserError(f"a run of {jax.process_count()} processes cannot be resumed; start a new one with --init-from")
+
+
 def is_first() -> bool:
     """Returns whether this process is the one that writes and prints."""
     return jax.process_index() == 0

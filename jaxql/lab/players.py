@@ -76,7 +76,7 @@ class HostPlayer:
         self._train, self._length = functools.partial(loop.train, agent, env.step), rollout_length
         self._watch, self._seconds, self.unfinished = watch, math.inf if whole else PART_SECONDS, 0
         if whole:
-            self._watch = lambda vector_steps: bool(watch(vector_steps) and False)
+            self._watch = functools.partial(_unheeded, watch)
 
     def __call__(self, carry: Carry, warmup: int, rounds: int) -> Part:
         scan = _PartialScan(self._watch, time.monotonic() + self._seconds)
@@ -137,6 +137,12 @@ class _PartialScan:
         return carry, None
 
 
+def _unheeded(watch: Watch, vector_steps: int) -> bool:
+    """Calls `watch` and goes on, whatever it answers."""
+    watch(vector_steps)
+    return False
+
+
 class CompiledPlayer:
     """Plays rounds with JAX envs as one compiled program; its parts grow and shrink with the time that they take."""
 
@@ -164,11 +170,9 @@ class CompiledPlayer:
         began = time.monotonic()
         carry, metrics = self._play(carry, warmup, rounds)
         seconds = time.monotonic() - began
-        if self._whole:
-            pass
-        elif seconds < PART_SECONDS / 2:
+        if seconds < PART_SECONDS / 2:
             self._limit = min(2 * self._limit, self._largest)
-        elif seconds > 2 * PART_SECONDS:
+        elif seconds > 2 * PART_SECONDS and not self._whole:
             self._limit = max(1, self._limit // 2)
         self._watch(warmup + rounds * self._length)
         return Part(carry, metrics if rounds else None, warmup, rounds)

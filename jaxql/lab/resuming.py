@@ -9,7 +9,7 @@ from typing import Any
 from jaxql import agents
 from jaxql.errors import UserError
 from jaxql.lab import checkpoint
-from jaxql.lab.devices import Devices, mesh_of
+from jaxql.lab.devices import Devices, check_resumable, mesh_of
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import as_json, lock_folder, read_config, read_result
 from jaxql.lab.runs import Run, network_named, open_run, opening, seed_folders
@@ -46,6 +46,7 @@ def resume(
       UserError: no such run, one whose agent or env cannot be made again, fewer steps than it had, or a finished run
         without its state; one line.
     """
+    check_resumable()
     folders = seed_folders(folder)
     plan = _plan_of(folders, plain(steps), trust, devices)
     raised = plan.settings.steps > _planned_steps(plan, read_config(folders[0])["config"]["settings"])

@@ -20,7 +20,7 @@ from jaxql.agents.state import hyper_of
 from jaxql.envs import EnvOptions
 from jaxql.envs.seeding import check_seed
 from jaxql.errors import UserError
-from jaxql.lab.devices import Devices, is_first, mesh_of
+from jaxql.lab.devices import Devices, check_resumable, is_first, mesh_of
 from jaxql.lab.environments import EnvMaker
 from jaxql.lab.files import RunFiles, check_free, default_folder
 from jaxql.lab.machine import check_env_memory, memory_report
@@ -143,6 +143,7 @@ def train(
     if not is_first():
         out, quiet, track = _folder_of_process(), True, None
     if resume_or_start:
+        check_resumable()
         if out is None:
             raise UserError("resume_or_start needs the run's folder: give --out (in Python: out=)")
         from jaxql.lab.resuming import resume_if_begun
